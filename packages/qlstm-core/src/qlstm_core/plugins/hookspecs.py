@@ -1,0 +1,85 @@
+"""The hooks that plugins may implement. Each docstring is a whole plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from qlstm_core.plugins.specs import NormalizerSpec, QuantizerSpec
+
+if TYPE_CHECKING:
+    from qlstm_core.plugins.registry import Registry
+
+PROJECT = "qlstm"
+"""Name of the pluggy project and of the entry-point group."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def qlstm_quantizers() -> Iterable[QuantizerSpec]:
+    """Return the quantizers that the plugin provides; called once, at the first look-up.
+
+    Example::
+
+        import torch
+        from qlstm_core import Quantizer, straight_through
+        from qlstm_core.plugins import QuantizerSpec, hookimpl
+
+        class Sign(Quantizer):
+            bits = 1
+
+            def forward(self, weight, curvature=None):
+                return straight_through(weight, torch.where(weight < 0, -1.0, 1.0).to(weight))
+
+        @hookimpl
+        def qlstm_quantizers():
+            yield QuantizerSpec(name="sign", summary="sign of the weight", factory=Sign)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_normalizers() -> Iterable[NormalizerSpec]:
+    """Return the normalisers that the plugin provides; called once, at the first look-up.
+
+    Example::
+
+        import torch
+        from qlstm_core import Normalizer
+        from qlstm_core.plugins import NormalizerSpec, hookimpl
+
+        class MaxNorm(Normalizer):
+            def forward(self, preactivation, step):
+                return preactivation / preactivation.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+
+        @hookimpl
+        def qlstm_normalizers():
+            yield NormalizerSpec(name="max", summary="divide by the largest magnitude", factory=MaxNorm)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_addhooks(registry: Registry) -> None:
+    """Add hook specifications of one's own; called once, when the plugin is registered.
+
+    Example::
+
+        import pluggy
+        from qlstm_core.plugins import hookimpl
+
+        class MyHooks:
+            @staticmethod
+            @pluggy.HookspecMarker("qlstm")
+            def qlstm_greetings():
+                '''Return greetings.'''
+
+        @hookimpl
+        def qlstm_addhooks(registry):
+            registry.manager.add_hookspecs(MyHooks)
+    """
+    raise NotImplementedError

@@ -1,0 +1,79 @@
+"""What a plugin's hooks return: small frozen records that check themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+API_VERSION = 1
+"""The version of the plugin interface that this qlstm-core speaks."""
+
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One thing that a plugin provides, under a name.
+
+    Args:
+        name: what users type; matches ``[a-z][a-z0-9-]*``.
+        summary: one line that says what it is.
+        factory: a callable that builds it from keyword options, or a lazy ``"package.module:Attribute"``, imported at
+            first use so that listing plugins stays cheap.
+        aliases: further names.
+        references: where the method comes from, for example ``"Courbariaux et al. 2015, arXiv:1511.00363"``.
+        api_version: the interface it was written for.
+
+    Raises:
+        ValueError, TypeError: a field that does not fit, naming it.
+    """
+
+    name: str
+    summary: str
+    factory: Callable[..., Any] | str
+    aliases: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    api_version: int = API_VERSION
+
+    def __post_init__(self) -> None:
+        for field, value in (("aliases", self.aliases), ("references", self.references)):
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+                raise TypeError(f"{type(self).__name__} {self.name!r}: {field} must be a tuple of strings, got {value!r}")
+        for name in (self.name, *self.aliases):
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ValueError(f"{type(self).__name__}: name {name!r} must match [a-z][a-z0-9-]*")
+        if not isinstance(self.summary, str) or not self.summary or "\n" in self.summary:
+            raise ValueError(f"{type(self).__name__} {self.name!r}: summary must be one non-empty line, got {self.summary!r}")
+        if not isinstance(self.api_version, int):
+            raise TypeError(f"{type(self).__name__} {self.name!r}: api_version must be an int, got {self.api_version!r}")
+        if isinstance(self.factory, str):
+            if not re.fullmatch(r"[\w.]+:\w+", self.factory):
+                raise ValueError(
+                    f"{type(self).__name__} {self.name!r}: factory must be callable or 'package.module:Attribute', "
+                    f"got {self.factory!r}"
+                )
+        elif not callable(self.factory):
+            raise TypeError(f"{type(self).__name__} {self.name!r}: factory must be callable, got {self.factory!r}")
+
+    def load(self) -> Callable[..., Any]:
+        """Return the factory, importing it first where it is lazy."""
+        if not isinstance(self.factory, str):
+            return self.factory
+        module, attribute = self.factory.split(":")
+        factory = getattr(import_module(module), attribute)
+        if not callable(factory):
+            raise TypeError(f"{type(self).__name__} {self.name!r}: {self.factory} is not callable")
+        return factory  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerSpec(Spec):
+    """A weight quantizer; ``factory(**options)`` returns a :class:`qlstm_core.Quantizer`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizerSpec(Spec):
+    """A normaliser; ``factory(**options)`` returns a :class:`qlstm_core.Normalizer`."""
