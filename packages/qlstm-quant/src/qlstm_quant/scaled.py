@@ -1,0 +1,110 @@
+"""Quantizers of the form scale × code: what the binary, ternary and uniform families share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qlstm_core import BitPlanes, Quantizer, straight_through
+
+
+class ScaledQuantizer(Quantizer):
+    """``Q(W) = scale · code``, one scale per gate or per row and small integer codes.
+
+    A subclass defines :meth:`encode`; values, bit planes and the straight-through gradient follow from it, so
+    that ``bitplanes(w).dense()`` equals ``forward(w)`` bit for bit.
+
+    Codes are ±1 for 1 bit, −1, 0, +1 for 2 bits, else integers below ``2^(bits−1)`` in magnitude.
+    NaN stays NaN, so that divergence shows.
+    """
+
+    def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return codes and scales.
+
+        Args:
+            weight: ``(gates, rows, cols)``, floating point, detached.
+            curvature: second moments of the same shape, or ``None`` for ones.
+
+        Returns:
+            Codes of the weight's shape and dtype; scales ``(gates, 1 or rows)``, non-negative, same dtype.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define encode(weight, curvature)")
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        """Return ``scale · code``, of the weight's shape and dtype, with the gradient of the identity.
+
+        Args:
+            weight: ``(gates, rows, cols)``, floating point.
+            curvature: second moments of the same shape; ``None`` means ones; used by loss-aware methods only.
+
+        Raises:
+            ValueError: a weight or a curvature of another shape.
+        """
+        codes, scale = self._encode(weight, curvature)
+        return straight_through(weight, codes * scale.unsqueeze(-1))
+
+    @torch.no_grad()
+    def bitplanes(self, weight: Tensor, curvature: Tensor | None = None) -> BitPlanes:
+        """Return codes and scales as bit planes: one plane, two for ternary codes, or ``bits``."""
+        codes, scale = self._encode(weight, curvature)
+        if self.bits == 1:
+            return BitPlanes.from_binary(codes > 0, scale)
+        if self.bits == 2:
+            return BitPlanes.from_ternary(codes, scale)
+        return BitPlanes.from_uniform(codes, scale, self.bits)
+
+    def _encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
+        if weight.dim() != 3 or not weight.is_floating_point():
+            raise ValueError(
+                "weight must be a floating-point tensor of shape (gates, rows, cols), "
+                f"got {weight.dtype} {tuple(weight.shape)}"
+            )
+        if curvature is not None and curvature.shape != weight.shape:
+            raise ValueError(
+                f"curvature must have the weight's shape {tuple(weight.shape)}, got {tuple(curvature.shape)}"
+            )
+        with torch.no_grad():
+            return self.encode(weight.detach(), curvature)
+
+
+def binary_codes(weight: Tensor) -> Tensor:
+    """Return sign(w) with sign(0) = +1, in the weight's dtype."""
+    # sign(sign(w) + ½): three vectorised passes; torch.where is several times slower here and would hide NaN.
+    return torch.sign(weight).add_(0.5).sign_()
+
+
+def ternary_codes(weight: Tensor, threshold: Tensor) -> Tensor:
+    """Return sign(w) where ``|w| > threshold``, else 0, in the weight's dtype.
+
+    Args:
+        weight: ``(gates, rows, cols)``.
+        threshold: non-negative, of a shape that broadcasts to the weight's.
+    """
+    # w − clip(w, −Δ, Δ) is exactly 0 inside the threshold and keeps the sign of w outside.
+    return torch.sub(weight, torch.clamp(weight, -threshold, threshold)).sign_()
+
+
+def group_sum(values: Tensor, *, per_row: bool) -> Tensor:
+    """Sum each gate's matrix, to ``(gates, 1)``, or each row, to ``(gates, rows)``, in float64.
+
+    Args:
+        values: ``(gates, rows, cols)``.
+        per_row: sum rows instead of matrices.
+    """
+    return values.sum((-1,) if per_row else (-2, -1), keepdim=True, dtype=torch.float64).squeeze(-1)
+
+
+def mean_magnitude(weight: Tensor, *, per_row: bool) -> Tensor:
+    """Return mean|w| of each gate or row, ``(gates, 1 or rows)``, in float64; 0 for an empty one."""
+    _, rows, cols = weight.shape
+    return group_sum(weight.abs(), per_row=per_row) / max(cols if per_row else rows * cols, 1)
+
+
+def binary_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round a scale to ``dtype``, but not below its smallest normal number: a binary weight is never zero."""
+    return scale.to(dtype).clamp(min=torch.finfo(dtype).tiny)
+
+
+def ternary_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round a scale to twice a number of ``dtype``: its two planes then hold exactly half of it each."""
+    return (scale / 2).to(dtype) * 2

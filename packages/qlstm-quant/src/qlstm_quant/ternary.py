@@ -1,0 +1,102 @@
+"""Ternary weights: two bits as stored, levels −, 0, +."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qlstm_quant.options import check_flag
+from qlstm_quant.scaled import ScaledQuantizer, group_sum, mean_magnitude, ternary_codes, ternary_scale
+
+THRESHOLD = 0.7
+"""Threshold over mean|w|: near the optimum for weights distributed uniformly or normally (Li et al. 2016)."""
+
+
+class TerConnect(ScaledQuantizer):
+    """TernaryConnect: weights of −1, 0, +1.
+
+    Forward: ``sign(w)`` where ``|w| > 0.7·mean|w|``, else 0; with ``stochastic``, while training, ``sign(w)``
+    with probability ``min(|w|, 1)``, else 0.
+    Gradient: straight-through. Constraint: the full-precision weight is clipped to [−1, 1] after each step.
+
+    Args:
+        stochastic: sample while training; ``eval()`` uses the threshold.
+        per_row: one mean|w| per row instead of one per gate.
+
+    References: Lin et al. 2016, arXiv:1510.03009 (sampling); Li et al. 2016, arXiv:1605.04711, equation 6
+    (threshold); Hou et al. 2019 use it so for recurrent networks.
+    """
+
+    bits = 2
+
+    def __init__(self, stochastic: bool = False, per_row: bool = False) -> None:
+        super().__init__()
+        self.stochastic = check_flag("ter-connect", "stochastic", stochastic)
+        self.per_row = check_flag("ter-connect", "per_row", per_row)
+
+    def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return −1, 0, +1 and scales of one."""
+        one = weight.new_ones(weight.shape[0], 1)
+        if self.stochastic and self.training:
+            return sampled_ternary(weight, weight.new_ones(())), one
+        return ternary_codes(weight, _threshold(weight, per_row=self.per_row)), one
+
+    def constrain_(self, weight: Tensor) -> None:
+        """Clip the full-precision weight to [−1, 1] in place."""
+        with torch.no_grad():
+            weight.clamp_(-1, 1)
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return f"stochastic={self.stochastic}, per_row={self.per_row}"
+
+
+class TWN(ScaledQuantizer):
+    """Ternary weight network.
+
+    Forward: ``α·sign(w)`` where ``|w| > Δ``, else 0, with ``Δ = 0.7·mean|w|`` and ``α`` the mean of ``|w|``
+    above Δ, which for this Δ minimises ``‖w − α·b‖²``. An all-zero matrix stays zero.
+    Gradient: straight-through.
+
+    Args:
+        per_row: one Δ and α per row instead of one per gate.
+
+    Reference: Li et al. 2016, arXiv:1605.04711, equations 3, 5 and 6.
+    """
+
+    bits = 2
+    scales = 1
+
+    def __init__(self, per_row: bool = False) -> None:
+        super().__init__()
+        self.per_row = check_flag("twn", "per_row", per_row)
+
+    def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return −1, 0, +1 and α."""
+        codes = ternary_codes(weight, _threshold(weight, per_row=self.per_row))
+        above = group_sum(codes.abs(), per_row=self.per_row).clamp(min=1)
+        # w · code is |w| above the threshold and 0 below it.
+        alpha = group_sum(weight * codes, per_row=self.per_row) / above
+        return codes, ternary_scale(alpha, weight.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return f"per_row={self.per_row}"
+
+
+def sampled_ternary(weight: Tensor, limit: Tensor) -> Tensor:
+    """Return sign(w) with probability ``min(|w|/limit, 1)``, else 0, in the weight's dtype.
+
+    Args:
+        weight: any shape, floating point.
+        limit: positive scalar, beyond which the sign is certain.
+    """
+    # A threshold uniform in [0, limit). Drawn in float32 at least: half types would make few distinct ones.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    threshold = torch.rand(weight.shape, dtype=wide, device=weight.device).mul_(limit.to(wide))
+    return ternary_codes(weight.to(wide), threshold).to(weight.dtype)
+
+
+def _threshold(weight: Tensor, *, per_row: bool) -> Tensor:
+    """Return Δ = 0.7·mean|w|, ``(gates, 1 or rows, 1)`` in the weight's dtype."""
+    return (THRESHOLD * mean_magnitude(weight, per_row=per_row)).to(weight.dtype).unsqueeze(-1)
