@@ -21,8 +21,8 @@ class Spec:
     Args:
         name: what users type; matches ``[a-z][a-z0-9-]*``.
         summary: one line that says what it is.
-        factory: a callable that builds it from keyword options, or a lazy ``"package.module:Attribute"``, imported at
-            first use so that listing plugins stays cheap.
+        factory: a callable that builds it from keyword options, or a lazy ``"package.module:Attribute"``,
+            imported at first use so that listing plugins stays cheap.
         aliases: further names.
         references: where the method comes from, for example ``"Courbariaux et al. 2015, arXiv:1511.00363"``.
         api_version: the interface it was written for.
@@ -39,24 +39,31 @@ class Spec:
     api_version: int = API_VERSION
 
     def __post_init__(self) -> None:
+        title = f"{type(self).__name__} {self.name!r}"
         for field, value in (("aliases", self.aliases), ("references", self.references)):
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise TypeError(f"{type(self).__name__} {self.name!r}: {field} must be a tuple of strings, got {value!r}")
-        for name in (self.name, *self.aliases):
+                raise TypeError(f"{title}: {field} must be a tuple of strings, got {value!r}")
+        for name in self.names:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise ValueError(f"{type(self).__name__}: name {name!r} must match [a-z][a-z0-9-]*")
+                raise ValueError(f"{title}: name {name!r} must match [a-z][a-z0-9-]*")
         if not isinstance(self.summary, str) or not self.summary or "\n" in self.summary:
-            raise ValueError(f"{type(self).__name__} {self.name!r}: summary must be one non-empty line, got {self.summary!r}")
+            raise ValueError(f"{title}: summary must be one non-empty line, got {self.summary!r}")
         if not isinstance(self.api_version, int):
-            raise TypeError(f"{type(self).__name__} {self.name!r}: api_version must be an int, got {self.api_version!r}")
+            raise TypeError(f"{title}: api_version must be an int, got {self.api_version!r}")
         if isinstance(self.factory, str):
             if not re.fullmatch(r"[\w.]+:\w+", self.factory):
                 raise ValueError(
-                    f"{type(self).__name__} {self.name!r}: factory must be callable or 'package.module:Attribute', "
-                    f"got {self.factory!r}"
+                    f"{title}: factory {self.factory!r} must be callable or 'package.module:Attribute'"
                 )
         elif not callable(self.factory):
-            raise TypeError(f"{type(self).__name__} {self.name!r}: factory must be callable, got {self.factory!r}")
+            raise TypeError(
+                f"{title}: factory must be callable or 'package.module:Attribute', got {self.factory!r}"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and the aliases."""
+        return (self.name, *self.aliases)
 
     def load(self) -> Callable[..., Any]:
         """Return the factory, importing it first where it is lazy."""
@@ -65,7 +72,7 @@ class Spec:
         module, attribute = self.factory.split(":")
         factory = getattr(import_module(module), attribute)
         if not callable(factory):
-            raise TypeError(f"{type(self).__name__} {self.name!r}: {self.factory} is not callable")
+            raise TypeError(f"{type(self).__name__} {self.name!r}: {self.factory!r} is not callable")
         return factory  # type: ignore[no-any-return]
 
 
