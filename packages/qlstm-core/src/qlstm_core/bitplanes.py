@@ -12,10 +12,11 @@ _MAX_BITS = 8
 
 @dataclass(frozen=True)
 class BitPlanes:
-    """A quantized weight as planes of signs: ``W = offset + Σ_k scales[k] · B_k`` with every ``B_k`` in {−1, +1}.
+    """A quantized weight as signs and scales: ``W = offset + Σ_k scales[k] · B_k``, each ``B_k`` in {−1, +1}.
 
-    Binary weights are one plane; ternary weights two planes with half the scale each; k-bit uniform weights k planes whose
-    scales are powers of two times half the step; alternating multi-bit weights k planes with free scales.
+    Binary weights are one plane; ternary weights two planes with half the scale each; k-bit uniform weights k
+    planes whose scales are powers of two times half the step; alternating multi-bit weights k planes with
+    free scales.
 
     Args:
         signs: ``(planes, gates, rows, cols)``, ``torch.bool``; True is +1, False is −1.
@@ -37,7 +38,10 @@ class BitPlanes:
                 f"got {self.signs.dtype} {tuple(self.signs.shape)}"
             )
         planes, gates, rows, _ = self.signs.shape
-        if self.scales.dim() != 3 or tuple(self.scales.shape) not in {(planes, gates, 1), (planes, gates, rows)}:
+        if self.scales.dim() != 3 or tuple(self.scales.shape) not in {
+            (planes, gates, 1),
+            (planes, gates, rows),
+        }:
             raise ValueError(
                 f"scales must have shape {(planes, gates, 1)} or {(planes, gates, rows)} "
                 f"for signs of shape {tuple(self.signs.shape)}, got {tuple(self.scales.shape)}"
@@ -62,7 +66,7 @@ class BitPlanes:
 
     def dense(self) -> Tensor:
         """Return the weight ``(gates, rows, cols)`` in the dtype of the scales."""
-        # Summed in float64 and rounded once: a uniform grid then gives exactly step · code.
+        # Summed in float64 and rounded once: up to float32 a uniform grid then gives exactly step · code.
         scales = self.scales.double().unsqueeze(-1)
         total = torch.zeros(self.shape, dtype=torch.float64, device=scales.device)
         if self.offset is not None:
@@ -97,7 +101,8 @@ class BitPlanes:
         """``bits`` planes of a uniform grid: ``W = step · code``.
 
         With the two's-complement digits ``b_j`` of ``code + 2^(bits−1)``,
-        ``code = −½ + Σ_j 2^(j−1) · (2 b_j − 1)``: scales are powers of two times half the step, and the offset −½ step.
+        ``code = −½ + Σ_j 2^(j−1) · (2 b_j − 1)``: scales are powers of two times half the step, and the
+        offset −½ step.
 
         Args:
             codes: ``(gates, rows, cols)``, integers from ``−2^(bits−1)`` to ``2^(bits−1) − 1``.
@@ -119,22 +124,24 @@ class BitPlanes:
 
     @classmethod
     def from_levels(cls, weight: Tensor, *, per_row: bool = False) -> BitPlanes:
-        """Find the planes of a tensor that has few, evenly spaced levels in each gate (each row with ``per_row``).
+        """Find the planes of a tensor with few, evenly spaced levels per gate (per row with ``per_row``).
 
-        Binary (two opposite levels) gives one plane, ternary two, and a symmetric grid of up to 255 levels the fewest
-        uniform planes that hold it. Levels that a matrix happens not to use do not matter.
+        Binary (two opposite levels) gives one plane, ternary two, and a symmetric grid of up to 255 levels
+        the fewest uniform planes that hold it. Levels that a matrix happens not to use do not matter.
 
         Args:
             weight: ``(gates, rows, cols)``, floating point.
             per_row: look for levels in each row instead of each gate.
 
         Raises:
-            ValueError: a matrix whose levels are not multiples of one step, naming it and its number of levels.
+            ValueError: a matrix whose levels are not multiples of one step, naming it and its number of
+                levels.
         """
         if weight.dim() != 3:
             raise ValueError(f"weight must have shape (gates, rows, cols), got {tuple(weight.shape)}")
         gates, rows, cols = weight.shape
-        matrices = weight.detach().reshape(gates * rows if per_row else gates, -1)
+        groups = (gates * rows, cols) if per_row else (gates, rows * cols)
+        matrices = weight.detach().reshape(groups)
         names = (
             [f"gate {g}, row {r}" for g in range(gates) for r in range(rows)]
             if per_row
@@ -142,10 +149,11 @@ class BitPlanes:
         )
         grids = [_grid(matrix, name) for matrix, name in zip(matrices, names, strict=True)]
         scale_shape = (gates, rows) if per_row else (gates, 1)
-        step = torch.stack([g[0] for g in grids]).to(weight).reshape(scale_shape) if grids else weight.new_zeros(scale_shape)
+        step = weight.new_zeros(scale_shape)
+        if grids:
+            step = torch.stack([g[0] for g in grids]).to(weight).reshape(scale_shape)
         largest = max((g[1] for g in grids), default=1)
-        binary = all(g[2] for g in grids)
-        if binary:
+        if all(g[2] for g in grids):
             return cls.from_binary(weight.detach() >= 0, step)
         safe = torch.where(step > 0, step, torch.ones_like(step)).unsqueeze(-1)
         codes = torch.round(weight.detach() / safe)
@@ -167,7 +175,7 @@ def _grid(matrix: Tensor, name: str) -> tuple[Tensor, int, bool]:
         return positive[0], 1, not has_zero
     levels = torch.unique(matrix).numel()
     limit = 2 ** (_MAX_BITS - 1) - 1
-    # The step is the largest one of which every level is a multiple: try the smallest level divided by 1, 2, ….
+    # The step is the largest that divides every level: try the smallest level divided by 1, 2, ….
     for divisor in range(1, limit + 1):
         codes = positive.double() / (positive[0].double() / divisor)
         if codes[-1] > limit + 0.5:

@@ -1,11 +1,11 @@
 """What a quantizer and a normaliser are: the two things a plugin provides.
 
-Both see a weight matrix of one path (input or recurrent) of one layer and direction as ``(gates, rows, cols)``:
-one matrix per gate, each treated by itself.
+Both see a weight matrix of one path (input or recurrent) of one layer and direction as ``(gates, rows,
+cols)``: one matrix per gate, each treated by itself.
 
-An instance given to a layer is a *template*. The layer copies it for every matrix and calls :meth:`prepare` on the
-copy with the freshly initialised weight, so that a method with parameters of its own (LSQ's step size, a gain) creates
-them with the right shape, dtype and device.
+An instance given to a layer is a *template*. The layer copies it for every matrix and calls :meth:`prepare`
+on the copy with the freshly initialised weight, so that a method with parameters of its own (LSQ's step size,
+a gain) creates them with the right shape, dtype and device.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def straight_through(weight: Tensor, quantized: Tensor) -> Tensor:
 
     Forward: ``y = quantized``. Backward: ``∂y/∂weight = 1``, ``∂y/∂quantized = 0``.
 
-    ``weight + (quantized - weight).detach()``, the usual spelling, has the same gradient but rounds: the levels are no
-    longer exact.
+    ``weight + (quantized - weight).detach()``, the usual spelling, has the same gradient but rounds: the
+    levels are no longer exact.
 
     Args:
         weight: the full-precision weight, any shape.
@@ -69,9 +69,11 @@ class Quantizer(nn.Module):
 
     Attributes:
         bits: bits stored per weight.
-        scales: number of float32 scales stored for each gate (each row, with ``per_row``); 0 where levels are fixed.
+        scales: number of float32 scales stored for each gate (each row, with ``per_row``); 0 where levels are
+            fixed.
         per_row: whether scales are per row instead of per gate.
-        needs_curvature: whether :meth:`forward` wants the optimizer's second moments (see ``track_curvature``).
+        needs_curvature: whether :meth:`forward` wants the optimizer's second moments (see
+            ``track_curvature``).
         gradient: ``"straight-through"`` when ``∂forward/∂weight`` is the identity, else ``"custom"``.
     """
 
@@ -85,7 +87,8 @@ class Quantizer(nn.Module):
         """Create state that depends on the matrix (default: none).
 
         Args:
-            weight: the initial full-precision weight, ``(gates, rows, cols)``; on the meta device when the layer is.
+            weight: the initial full-precision weight, ``(gates, rows, cols)``; on the meta device when the
+                layer is.
         """
 
     def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
@@ -93,11 +96,12 @@ class Quantizer(nn.Module):
 
         Args:
             weight: ``(gates, rows, cols)``, floating point.
-            curvature: the optimizer's second moments, same shape, when ``needs_curvature``; ``None`` means ones.
+            curvature: the optimizer's second moments, same shape, when ``needs_curvature``; ``None`` means
+                ones.
 
         Returns:
-            Same shape, dtype and device, with few distinct values per gate (per row with ``per_row``). Stochastic
-            quantizers sample while ``self.training`` and are deterministic otherwise.
+            Same shape, dtype and device, with few distinct values per gate (per row with ``per_row``).
+            Stochastic quantizers sample while ``self.training`` and are deterministic otherwise.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(weight, curvature=None)")
 
@@ -116,7 +120,7 @@ class Quantizer(nn.Module):
         """
 
     def storage_bytes(self, gates: int, rows: int, cols: int) -> int:
-        """Bytes of one quantized ``(gates, rows, cols)`` weight: ``bits`` per weight and 4 bytes per scale."""
+        """Bytes of a quantized ``(gates, rows, cols)`` weight: ``bits`` per weight, 4 bytes per scale."""
         groups = gates * rows if self.per_row else gates
         return math.ceil(self.bits * gates * rows * cols / 8) + 4 * self.scales * groups
 
@@ -124,18 +128,19 @@ class Quantizer(nn.Module):
 class Normalizer(nn.Module):
     """Normalises one path of a layer: N(W_x x), N(W_h h), or, where ``cell``, N(c).
 
-    Either override :meth:`weight` (weight normalisation) or :meth:`forward` (layer and batch normalisation). Weights
+    Either override :meth:`weight` (weight normalisation) or :meth:`forward` (layer and batch normalisation).
+    Weights
     arrive quantized: the layer computes N(Q(W) x).
 
     A normaliser that sets ``statistics`` promises that :meth:`forward` computes, gate by gate,
 
         ``gain ⊙ (x − μ) / √(v + eps) + bias``
 
-    over that axis, from attributes ``gain`` and ``bias`` (``(gates, rows)``; ``bias`` may be ``None``) and ``eps``, with
-    ``μ = mean(x)`` and ``v`` the biased variance, or ``μ = 0`` and ``v = mean(x²)`` where ``centered`` is False. Where
-    ``statistics`` is ``"batch"``, buffers ``running_mean`` and ``running_var`` of ``(steps, gates, rows)`` replace μ and v
-    in ``eval()``, step t using row ``min(t, steps − 1)``, and are updated with ``momentum``. Core may then run a fused kernel
-    instead of calling :meth:`forward`.
+    over that axis, from attributes ``gain`` and ``bias`` (``(gates, rows)``; ``bias`` may be ``None``) and
+    ``eps``, with ``μ = mean(x)`` and ``v`` the biased variance, or ``μ = 0`` and ``v = mean(x²)`` where
+    ``centered`` is False. Where ``statistics`` is ``"batch"``, buffers ``running_mean`` and ``running_var``
+    of ``(steps, gates, rows)`` replace μ and v in ``eval()``, step t using row ``min(t, steps − 1)``, and are
+    updated with ``momentum``. Core may then run a fused kernel instead of calling :meth:`forward`.
 
     Attributes:
         statistics: ``None``, ``"features"`` or ``"batch"``.
@@ -151,8 +156,8 @@ class Normalizer(nn.Module):
         """Create parameters and buffers for one path (default: none).
 
         Args:
-            weight: the path's initial full-precision weight, ``(gates, rows, cols)``, whose shape, dtype, device and
-                values may be used; ``(1, rows, 0)`` for the cell path, which has no weight.
+            weight: the path's initial full-precision weight, ``(gates, rows, cols)``, whose shape, dtype,
+                device and values may be used; ``(1, rows, 0)`` for the cell path, which has no weight.
         """
 
     def weight(self, weight: Tensor) -> Tensor:
@@ -174,7 +179,7 @@ class Normalizer(nn.Module):
 
 
 def acts_on_activations(normalizer: Normalizer) -> bool:
-    """Whether ``normalizer`` does anything to pre-activations (its class overrides :meth:`Normalizer.forward`)."""
+    """Whether ``normalizer`` acts on pre-activations: its class overrides :meth:`Normalizer.forward`."""
     return type(normalizer).forward is not Normalizer.forward
 
 

@@ -1,0 +1,128 @@
+"""What torch.nn.LSTM and GRU check, with torch's own messages."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+TOKEN_DTYPES = frozenset({torch.int64, torch.int32})
+"""Dtypes of an input that stands for one-hot vectors."""
+
+
+def check_arguments(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    dropout: float,
+    proj_size: int,
+) -> None:
+    """Raise what torch.nn.RNNBase raises for the same arguments, in its order."""
+    if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] "
+            "representing the probability of an element being zeroed"
+        )
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+            f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+            stacklevel=3,
+        )
+    for name, flag in (("bias", bias), ("batch_first", batch_first)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
+    for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+        if not isinstance(size, int):
+            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero")
+    if num_layers <= 0:
+        raise ValueError("num_layers must be greater than zero")
+    if proj_size < 0:
+        raise ValueError("proj_size should be a positive integer or zero to disable projections")
+    if proj_size >= hidden_size:
+        raise ValueError("proj_size has to be smaller than hidden_size")
+
+
+def check_dimensions(family: str, x: Tensor, state: Sequence[Tensor] | None, features: int) -> bool:
+    """Check the dimensions of a padded input and of its state; return whether it is batched.
+
+    Args:
+        family: the class's name, for the message.
+        x: the input.
+        state: the initial state as given.
+        features: how many feature dimensions the input has: 1, or 0 for tokens.
+
+    Raises:
+        ValueError: an input of the wrong number of dimensions.
+        RuntimeError: a state of the wrong number of dimensions.
+    """
+    if x.dim() not in (1 + features, 2 + features):
+        raise ValueError(
+            f"{family}: Expected input to be {1 + features}D or {2 + features}D, got {x.dim()}D instead"
+        )
+    batched = x.dim() == 2 + features
+    dims = 3 if batched else 2
+    if state is not None and any(s.dim() != dims for s in state):
+        kind = f"{'batched 3-D' if batched else 'unbatched 2-D'} input"
+        if len(state) > 1:
+            found = ", ".join(f"{s.dim()}-D" for s in state)
+            raise RuntimeError(f"For {kind}, hx and cx should also be {dims}-D but got ({found}) tensors")
+        raise RuntimeError(f"For {kind}, hx should also be {dims}-D but got {state[0].dim()}-D tensor")
+    return batched
+
+
+def check_features(x: Tensor, dtype: torch.dtype, input_size: int, packed: bool) -> None:
+    """Check a floating-point input, ``(T, B, features)`` or the data of a PackedSequence.
+
+    Raises:
+        ValueError: a dtype other than the weights'.
+        RuntimeError: the wrong number of dimensions or features, or no time step.
+    """
+    if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
+        raise ValueError(
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
+        )
+    expected = 2 if packed else 3
+    if x.dim() != expected:
+        raise RuntimeError(f"input must have {expected} dimensions, got {x.dim()}")
+    if x.shape[-1] != input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]}"
+        )
+
+
+def check_tokens(x: Tensor, input_size: int) -> None:
+    """Check that tokens are smaller than ``input_size``; on a GPU, not to wait, the look-up traps.
+
+    Raises:
+        ValueError: a token out of range.
+    """
+    if x.device.type == "cpu" and x.numel():
+        smallest, largest = int(x.min()), int(x.max())
+        if smallest < 0 or largest >= input_size:
+            raise ValueError(
+                f"tokens must lie in [0, input_size), here [0, {input_size}), got {smallest} to {largest}"
+            )
+
+
+def check_state(family: str, state: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Check the number and shapes of the initial states.
+
+    Raises:
+        RuntimeError: a state of the wrong shape.
+        ValueError: too few or too many states.
+    """
+    if len(state) != len(shapes):
+        raise ValueError(f"{family}: expected {len(shapes)} initial states, got {len(state)}")
+    for k, (given, expected) in enumerate(zip(state, shapes, strict=True)):
+        if tuple(given.shape) != expected:
+            name = f"hidden[{k}]" if len(state) > 1 else "hidden"
+            raise RuntimeError(f"Expected {name} size {expected}, got {list(given.shape)}")

@@ -1,0 +1,86 @@
+"""Long short-term memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qlstm_core.layers.linear import Dense, LinearMap
+from qlstm_core.layers.stack import RecurrentLayer
+from qlstm_core.layers.weights import MatrixShape
+
+
+class LSTM(RecurrentLayer):
+    r"""A drop-in for :class:`torch.nn.LSTM` with quantized weights and normalised pre-activations.
+
+    With Q the quantizer, N the normaliser of each path, and one matrix per gate:
+
+    .. math::
+        i_t &= σ(N(Q(W_{ii}) x_t) + N(Q(W_{hi}) h_{t-1}) + b_i) \\
+        f_t &= σ(N(Q(W_{if}) x_t) + N(Q(W_{hf}) h_{t-1}) + b_f) \\
+        g_t &= \tanh(N(Q(W_{ig}) x_t) + N(Q(W_{hg}) h_{t-1}) + b_g) \\
+        o_t &= σ(N(Q(W_{io}) x_t) + N(Q(W_{ho}) h_{t-1}) + b_o) \\
+        c_t &= f_t ⊙ c_{t-1} + i_t ⊙ g_t \\
+        h_t &= o_t ⊙ \tanh(N_c(c_t))
+
+    Call, shapes, parameter names, state and errors are torch.nn.LSTM's; with neither quantizer nor normaliser
+    so are the numbers, and ``state_dict`` goes both ways. In addition the input may be an integer tensor,
+    ``(T, B)`` or ``(T,)`` (``(B, T)`` with ``batch_first``): each token stands for a one-hot vector of
+    ``input_size``, whose product with the weight is a column look-up.
+
+    Example::
+
+        layer = LSTM(50, 128, quantizer="bwn", normalizer="layer")
+        output, (h, c) = layer(torch.randint(50, (100, 64)))   # (100, 64, 128)
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size: as
+            torch.nn.LSTM.
+        quantizer: a name (``"bwn"``), a name with options (``"alternating:bits=2"``), a :class:`Quantizer`,
+            or a dict of these for the matrices ``"ih"``, ``"hh"`` and ``"hr"``. A matrix that the dict leaves
+            out stays full precision, and so does the projection ``"hr"`` unless the dict names it, since
+            nothing normalises what it gives.
+        normalizer: a name, a name with options, a :class:`Normalizer`, or a dict of these for the paths
+            ``"ih"``, ``"hh"``. A normalised layer has one bias per direction, ``bias_ih``; ``bias_hh`` exists
+            only without normaliser.
+        state_quantizer: quantizes the hidden state where it enters a matrix product: h_{t−1} in the recurrent
+            product, and the output of the layer below.
+        device, dtype: as torch.nn.LSTM.
+
+    Raises:
+        ValueError: an unknown name or option, with those allowed and the nearest.
+        TypeError, ValueError, RuntimeError: torch.nn.LSTM's own, for arguments, shapes and dtypes.
+
+    Source: Hou et al. 2019, "Normalization helps training of quantized LSTM".
+    """
+
+    gates: ClassVar[int] = 4
+    states: ClassVar[tuple[str, ...]] = ("h", "c")
+    torch_operator = staticmethod(torch.lstm)
+
+    def _matrices(self, input_size: int) -> dict[str, MatrixShape]:
+        shapes = {"ih": (4, self.hidden_size, input_size), "hh": (4, self.hidden_size, self.output_size)}
+        return shapes | ({"hr": (1, self.proj_size, self.hidden_size)} if self.proj_size else {})
+
+    def _maps(self, weights: dict[str, Tensor]) -> tuple[LinearMap, LinearMap]:
+        return Dense(weights["ih"]), Dense(weights["hh"])
+
+    @staticmethod
+    def step(
+        x: Tensor, r: Tensor, h: Tensor, c: Tensor, norm_cell: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``(h_t, c_t)``.
+
+        Args:
+            x: N(W_x x_t) + b, ``(batch, 4, hidden)``.
+            r: N(W_h h_{t−1}), ``(batch, 4, hidden)``.
+            h: h_{t−1}, ``(batch, out)``.
+            c: c_{t−1}, ``(batch, hidden)``.
+            norm_cell: the normaliser of the cell state.
+        """
+        i, f, g, o = (x + r).unbind(1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * norm_cell(c).tanh(), c

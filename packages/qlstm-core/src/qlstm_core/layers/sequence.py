@@ -1,0 +1,196 @@
+"""Runs one layer in one direction over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qlstm_core.interfaces import Normalizer, Quantizer
+from qlstm_core.layers.linear import Dense, LinearMap
+
+Step = Callable[..., tuple[Tensor, ...]]
+"""``step(x, r, *state, norm_cell) -> state``: one time step of a cell family."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """One layer in one direction, ready to run: what :class:`RecurrentLayer` makes once per forward call.
+
+    Args:
+        step: the family's readable step.
+        torch_operator: torch's own operator for the family, for example ``torch.lstm``; ``None`` where there
+            is none.
+        input, recurrent: linear maps with quantized weights.
+        bias_ih, bias_hh: ``(gates, rows)``, added after normalisation.
+        norm_ih, norm_hh, norm_cell: normalisers that act on activations, else ``None``.
+        projection: ``(proj, hidden)``: ``h = W_hr h``.
+        state_quantizer: quantizes h before the recurrent product.
+        groups: how many independent groups the gates' rows are split into.
+    """
+
+    step: Step
+    torch_operator: Callable[..., tuple[Tensor, ...]] | None
+    input: LinearMap
+    recurrent: LinearMap
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+    norm_ih: Normalizer | None = None
+    norm_hh: Normalizer | None = None
+    norm_cell: Normalizer | None = None
+    projection: Tensor | None = None
+    state_quantizer: Quantizer | None = None
+    groups: int = 1
+
+
+@dataclass
+class StateTrace:
+    """The states that one layer in one direction passed through, connected to the graph.
+
+    Args:
+        layer: index of the layer.
+        direction: 0 forward, 1 reverse.
+        h: one ``(live batch, hidden or proj)`` tensor per time step, in order of time; what the next step
+            receives.
+        c: the same for the cell state, ``(live batch, hidden)``; empty for cells that have none.
+    """
+
+    layer: int
+    direction: int
+    h: list[Tensor] = field(default_factory=list)
+    c: list[Tensor] = field(default_factory=list)
+
+
+def quantize_state(quantizer: Quantizer, state: Tensor) -> Tensor:
+    """Quantize each row of ``(n, features)`` by itself, as a matrix of its own."""
+    quantized: Tensor = quantizer(state.unsqueeze(1)).squeeze(1)
+    return quantized
+
+
+def run_loop(
+    path: Path,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    batch_sizes: Sequence[int],
+    *,
+    reverse: bool = False,
+    trace: StateTrace | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a cell over time, one readable step after the other: the reference for every faster path.
+
+    Args:
+        path: the layer in one direction.
+        x: inputs of all steps one after the other, ``(Σ batch_sizes, features)``, or integer tokens ``(Σ
+            batch_sizes,)``.
+        state: initial state, each ``(batch, features)``.
+        batch_sizes: how many sequences are alive at each time step; never increasing.
+        reverse: from the last step to the first.
+        trace: where to keep every state.
+
+    Returns:
+        ``(Σ batch_sizes, out)`` outputs and the final state of every sequence.
+    """
+    inputs = path.input(x).split(list(batch_sizes))
+    times = range(len(batch_sizes))
+    outputs: list[Tensor] = [x] * len(times)
+    for count, t in enumerate(reversed(times) if reverse else times):
+        alive = batch_sizes[t]
+        live = tuple(s[:alive] for s in state)
+        h = live[0] if path.state_quantizer is None else quantize_state(path.state_quantizer, live[0])
+        gates_x = _side(inputs[t], path.norm_ih, path.bias_ih, count, path.groups)
+        gates_h = _side(path.recurrent(h), path.norm_hh, path.bias_hh, count, path.groups)
+        new = path.step(gates_x, gates_h, *live, _norm_cell(path, count))
+        if path.projection is not None:
+            new = (F.linear(new[0], path.projection), *new[1:])
+        # Sequences that have ended (or, in reverse, not begun) keep their state.
+        state = (
+            new
+            if alive == len(state[0])
+            else tuple(torch.cat([n, s[alive:]]) for n, s in zip(new, state, strict=True))
+        )
+        outputs[t] = new[0]
+        if trace is not None:
+            for kept, value in zip((trace.h, trace.c), new, strict=False):
+                kept.append(value)
+    if trace is not None and reverse:
+        trace.h.reverse()
+        trace.c.reverse()
+    return torch.cat(outputs), state
+
+
+def _side(
+    preactivation: Tensor, norm: Normalizer | None, bias: Tensor | None, count: int, groups: int
+) -> Tensor:
+    """Return N(W x) + b, ``(batch, gates, hidden)``, from ``(batch, groups · gates, rows)``."""
+    if norm is not None:
+        preactivation = norm(preactivation, count)
+    if bias is not None:
+        preactivation = preactivation + bias
+    if groups > 1:
+        preactivation = preactivation.unflatten(1, (groups, -1)).transpose(1, 2).flatten(2)
+    return preactivation
+
+
+def _norm_cell(path: Path, count: int) -> Callable[[Tensor], Tensor]:
+    """Return N for the cell state, ``(batch, hidden)`` to the same; the identity where there is none."""
+    norm = path.norm_cell
+    if norm is None:
+        return lambda c: c
+    return lambda c: norm(c.unflatten(1, (path.groups, -1)), count).flatten(1)
+
+
+def torch_operator_applies(path: Path, x: Tensor) -> bool:
+    """Whether torch's own fused operator computes what :func:`run_loop` would."""
+    return (
+        path.torch_operator is not None
+        and x.is_floating_point()
+        and isinstance(path.input, Dense)
+        and isinstance(path.recurrent, Dense)
+        and path.norm_ih is path.norm_hh is path.norm_cell is path.state_quantizer is None
+    )
+
+
+def run_torch(
+    layers: Sequence[Sequence[Path]],
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    batch_sizes: Sequence[int],
+    *,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run layers with torch's own operator (oneDNN on CPU, cuDNN on GPU) on the effective weights.
+
+    Args:
+        layers: the paths, per layer and direction; :func:`torch_operator_applies` to all.
+        x: ``(Σ batch_sizes, features)``.
+        state: each ``(layers · directions, batch, features)``.
+        batch_sizes: as in :func:`run_loop`.
+        dropout: probability of dropout between the layers.
+        training: whether dropout is active.
+    """
+    weights: list[Tensor] = []
+    for path in (path for directions in layers for path in directions):
+        assert isinstance(path.input, Dense)
+        assert isinstance(path.recurrent, Dense)
+        weights += [path.input.matrix, path.recurrent.matrix]
+        if path.bias_ih is not None:
+            bias = path.bias_ih.flatten()
+            weights += [bias, torch.zeros_like(bias) if path.bias_hh is None else path.bias_hh.flatten()]
+        if path.projection is not None:
+            weights.append(path.projection)
+    operator = layers[0][0].torch_operator
+    assert operator is not None
+    has_bias = layers[0][0].bias_ih is not None
+    bidirectional = len(layers[0]) == 2
+    hx = state if len(state) > 1 else state[0]
+    settings = (weights, has_bias, len(layers), dropout, training, bidirectional)
+    steps, batch = len(batch_sizes), batch_sizes[0]
+    if batch_sizes[-1] == batch:
+        y, *final = operator(x.view(steps, batch, -1), hx, *settings, False)
+        return y.flatten(0, 1), tuple(final)
+    y, *final = operator(x, torch.tensor(batch_sizes), hx, *settings)
+    return y, tuple(final)

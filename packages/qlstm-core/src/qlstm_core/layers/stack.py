@@ -1,0 +1,174 @@
+"""What torch puts around a recurrent cell: layers, directions, dropout, packed sequences, states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from qlstm_core.layers.checks import (
+    TOKEN_DTYPES,
+    check_dimensions,
+    check_features,
+    check_state,
+    check_tokens,
+)
+from qlstm_core.layers.sequence import (
+    Path,
+    StateTrace,
+    quantize_state,
+    run_loop,
+    run_torch,
+    torch_operator_applies,
+)
+from qlstm_core.layers.weights import WeightedLayer
+
+
+class RecurrentLayer(WeightedLayer):
+    """Base of the cell families: everything about a recurrent layer but its gates.
+
+    A family defines ``gates``, ``states``, ``torch_operator``, ``step``, and the methods ``_matrices`` and
+    ``_maps``.
+    """
+
+    _traces: list[StateTrace] | None = None
+
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """Run the layer over a sequence; inputs, outputs and errors as torch's module of the same name.
+
+        Args:
+            input: ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``), ``(T, input_size)``
+                unbatched, a ``PackedSequence``, or integer tokens (int32 or int64) without the last
+                dimension.
+            hx: initial state: ``(h_0, c_0)`` for an LSTM, ``h_0`` for a GRU; zeros when ``None``.
+
+        Returns:
+            Output of the last layer, and the final state.
+        """
+        state = None if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, state)
+        return self._forward_padded(input, state)
+
+    def _forward_padded(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, Any]:
+        tokens = x.dtype in TOKEN_DTYPES and x.dim() <= 2
+        batched = check_dimensions(type(self).__name__, x, state, features=0 if tokens else 1)
+        if not batched:
+            x = x.unsqueeze(1)
+            state = None if state is None else tuple(s.unsqueeze(1) for s in state)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+        self._check_input(x, tokens, packed=False)
+        steps, batch = x.shape[:2]
+        if steps == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        state = self._initial_state(x, state, batch)
+        y, state = self._run(x.flatten(0, 1), state, [batch] * steps)
+        y = y.unflatten(0, (steps, batch))
+        if not batched:
+            y, state = y.squeeze(1), tuple(s.squeeze(1) for s in state)
+        elif self.batch_first:
+            y = y.transpose(0, 1)
+        return y, state if len(state) > 1 else state[0]
+
+    def _forward_packed(
+        self, packed: PackedSequence, state: tuple[Tensor, ...] | None
+    ) -> tuple[PackedSequence, Any]:
+        x, batch_sizes, sorted_indices, unsorted_indices = packed
+        tokens = x.dtype in TOKEN_DTYPES and x.dim() == 1
+        self._check_input(x, tokens, packed=True)
+        if state is not None and sorted_indices is not None:
+            state = tuple(s.index_select(1, sorted_indices) for s in state)
+        state = self._initial_state(x, state, int(batch_sizes[0]))
+        y, state = self._run(x, state, batch_sizes.tolist())
+        if unsorted_indices is not None:
+            state = tuple(s.index_select(1, unsorted_indices) for s in state)
+        output = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
+        return output, state if len(state) > 1 else state[0]
+
+    def _check_input(self, x: Tensor, tokens: bool, packed: bool) -> None:
+        if tokens:
+            check_tokens(x, self.input_size)
+        else:
+            check_features(x, self.dtype, self.input_size, packed)
+
+    def _initial_state(self, x: Tensor, state: tuple[Tensor, ...] | None, batch: int) -> tuple[Tensor, ...]:
+        cells = self.num_layers * self.num_directions
+        sizes = {"h": self.output_size, "c": self.hidden_size}
+        shapes = [(cells, batch, sizes[name]) for name in self.states]
+        if state is None:
+            dtype = x.dtype if x.is_floating_point() else self.dtype
+            return tuple(x.new_zeros(shape, dtype=dtype) for shape in shapes)
+        check_state(type(self).__name__, state, shapes)
+        return state
+
+    def _run(
+        self, x: Tensor, state: tuple[Tensor, ...], batch_sizes: list[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run all layers over ``(Σ batch_sizes, …)``; states are ``(layers · directions, batch, …)``."""
+        layers = [
+            [self._path(layer, d) for d in range(self.num_directions)] for layer in range(self.num_layers)
+        ]
+        if self._traces is None and all(
+            torch_operator_applies(path, x) for cells in layers for path in cells
+        ):
+            return run_torch(layers, x, state, batch_sizes, dropout=self.dropout, training=self.training)
+        finals: list[tuple[Tensor, ...]] = []
+        for layer, cells in enumerate(layers):
+            if layer > 0:
+                x = F.dropout(x, self.dropout, self.training)
+                if cells[0].state_quantizer is not None:
+                    x = quantize_state(cells[0].state_quantizer, x)
+            first = layer * len(cells)
+            initial = tuple(s[first : first + len(cells)] for s in state)
+            x, final = self._run_layer(layer, cells, x, initial, batch_sizes)
+            finals.append(final)
+        return x, tuple(torch.cat(s) for s in zip(*finals, strict=True))
+
+    def _run_layer(
+        self, layer: int, cells: list[Path], x: Tensor, state: tuple[Tensor, ...], batch_sizes: list[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run one layer in all directions; states are ``(directions, batch, …)``."""
+        if self._traces is None and all(torch_operator_applies(path, x) for path in cells):
+            return run_torch([cells], x, state, batch_sizes)
+        outputs, finals = [], []
+        for direction, path in enumerate(cells):
+            trace = None
+            if self._traces is not None:
+                trace = StateTrace(layer, direction)
+                self._traces.append(trace)
+            initial = tuple(s[direction] for s in state)
+            y, final = run_loop(path, x, initial, batch_sizes, reverse=direction == 1, trace=trace)
+            outputs.append(y)
+            finals.append(final)
+        return torch.cat(outputs, -1), tuple(torch.stack(s) for s in zip(*finals, strict=True))
+
+
+@contextmanager
+def record_states(layer: RecurrentLayer) -> Iterator[list[StateTrace]]:
+    """Keep every state h_t and c_t of ``layer``'s forward calls, connected to the graph.
+
+    While active the layer runs its readable loop, whatever faster path it would take. Gradients with respect
+    to the kept states are those through time::
+
+        with record_states(layer) as traces:
+            output, _ = layer(x)
+        norms = [g.norm() for g in torch.autograd.grad(loss(output[-1]), traces[0].h)]
+
+    Args:
+        layer: the layer to record.
+
+    Yields:
+        A list that receives one :class:`StateTrace` per layer and direction of each forward call.
+    """
+    traces: list[StateTrace] = []
+    previous, layer._traces = layer._traces, traces
+    try:
+        yield traces
+    finally:
+        layer._traces = previous
