@@ -1,0 +1,51 @@
+"""Root-mean-square normalisation."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from qlstm_core import Normalizer
+
+
+class RMSNorm(Normalizer):
+    r"""Divides each gate by its root mean square: :math:`g ⊙ x/\sqrt{\mathrm{mean}(x²) + ε}`.
+
+    Layer normalisation without centring and without a bias of its own.
+
+    Args:
+        gain: initial g of every feature.
+        eps: ε, added to the mean square.
+        cell: also normalise the cell state before the output's tanh.
+
+    Attributes:
+        gain: ``(gates, rows)``.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467, equation 4.
+    """
+
+    statistics: ClassVar[Literal["features", "batch"] | None] = "features"
+    centered: ClassVar[bool] = False
+    bias: None = None
+    gain: nn.Parameter
+
+    def __init__(self, gain: float = 1.0, eps: float = 1e-5, cell: bool = False) -> None:
+        super().__init__()
+        self.initial_gain = gain
+        self.eps = eps
+        self.cell = cell
+
+    def prepare(self, weight: Tensor) -> None:
+        """Create the gain for a path of ``weight``'s gates and rows."""
+        self.gain = nn.Parameter(weight.new_full(weight.shape[:2], self.initial_gain))
+
+    def forward(self, preactivation: Tensor, step: int) -> Tensor:
+        """Return the normalised ``(batch, gates, rows)``; the same at every step."""
+        square = preactivation.square().mean(-1, keepdim=True)
+        return preactivation * torch.rsqrt(square + self.eps) * self.gain
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return f"gain={self.initial_gain}, eps={self.eps}, cell={self.cell}"

@@ -1,0 +1,46 @@
+"""Weight normalisation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qlstm_core import Normalizer
+
+
+class WeightNorm(Normalizer):
+    r"""Gives each row of the quantized weight a learned length: :math:`g_j \, W_j / ‖W_j‖`.
+
+    Scaling the weight by any factor changes nothing, so neither does the scale that quantization gives it.
+
+    Args:
+        gain: initial length of every row; ``None`` (the default) takes the row norms of the full-precision
+            weight, so that an unquantized layer starts as if it were not normalised.
+
+    Attributes:
+        gain: ``(gates, rows)``.
+
+    Source: Salimans and Kingma 2016, arXiv:1602.07868, equation 2; Hou et al. 2019, proposition 2.
+    """
+
+    gain: nn.Parameter
+
+    def __init__(self, gain: float | None = None) -> None:
+        super().__init__()
+        self.initial_gain = gain
+
+    def prepare(self, weight: Tensor) -> None:
+        """Create the gain from the rows of the full-precision ``weight``, ``(gates, rows, cols)``."""
+        gain = weight.norm(dim=-1)
+        self.gain = nn.Parameter(
+            gain if self.initial_gain is None else torch.full_like(gain, self.initial_gain)
+        )
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """Return g ⊙ W/‖W‖, ``(gates, rows, cols)``; rows of zeros stay zero."""
+        return self.gain.unsqueeze(-1) * F.normalize(weight, dim=-1)
+
+    def extra_repr(self) -> str:
+        """Return the initial gain."""
+        return f"gain={self.initial_gain}"
