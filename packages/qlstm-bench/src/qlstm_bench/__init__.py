@@ -1,1 +1,3 @@
-"""Placeholder until its modules land."""
+"""Tasks, training, gradient norms and reports for recurrent networks with few-bit weights."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""What is raised when data is missing, damaged or of the wrong kind."""
+
+
+class DataError(ValueError):
+    """A dataset cannot be used; one line names the file, what was expected and how to get it."""

@@ -1,0 +1,42 @@
+"""Where a result comes from: versions, commit and device."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+
+import numpy as np
+import torch
+
+from qlstm_core.plugins import registry
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, PyTorch, NumPy and every active plugin's distribution."""
+    plugins = {
+        record.distribution: record.version for record in registry.plugins() if record.status == "active"
+    }
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    } | plugins
+
+
+def git_commit() -> str | None:
+    """Return the commit of the repository around the working directory, if there is one.
+
+    ``-dirty`` follows where files have changed since.
+    """
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device_title(device: torch.device) -> str:
+    """Return the device and what it is: ``cuda:0 (NVIDIA H200)``, ``cpu (x86_64, 2 threads)``."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"

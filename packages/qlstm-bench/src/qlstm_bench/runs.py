@@ -1,0 +1,237 @@
+"""The directory of one run: settings, figures, checkpoint and result, readable whenever it was killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from qlstm_bench.config import ConfigError, RunConfig
+
+FINISHED = ("completed", "diverged")
+"""The statuses of a run that is not repeated."""
+
+
+class RunError(Exception):
+    """A run directory that cannot be read or written; the message is one line that names it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run and its directory, ``<task>-<quantizer>-<normalizer>-<hash>/``.
+
+    ==================  =====================================================================================
+    config.yaml         its settings
+    metrics.jsonl       a line of figures every few steps
+    result.json         status and final figures; absent until the run ends
+    checkpoint/         everything needed to go on after an interruption
+    model.safetensors   the trained parameters and running statistics; its metadata holds the settings
+    ==================  =====================================================================================
+
+    Files are replaced whole, except ``metrics.jsonl``, which grows line by line; a torn last line is ignored.
+
+    Args:
+        directory: where.
+        config: the settings.
+    """
+
+    directory: Path
+    config: RunConfig
+
+    @classmethod
+    def of(cls, out: Path, config: RunConfig, dataset_sha256: str) -> Run:
+        """Return the run with these settings and data, under the folder ``out``; writes nothing."""
+        parts = (config.task, config.quantizer, config.normalizer, config.identity(dataset_sha256))
+        return cls(out / "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts), config)
+
+    @classmethod
+    def read(cls, directory: Path) -> Run:
+        """Return the run whose directory this is.
+
+        Raises:
+            RunError: settings that are missing or damaged.
+        """
+        try:
+            return cls(directory, RunConfig.from_yaml(directory / "config.yaml"))
+        except ConfigError as error:
+            raise RunError(str(error)) from error
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.directory.name
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Make the directory and keep other processes from training the same run.
+
+        Raises:
+            RunError: another process does so already.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.directory / ".lock", timeout=0):
+                for leftover in self.directory.rglob("*.tmp"):
+                    leftover.unlink()
+                yield
+        except Timeout:
+            raise RunError(
+                f"{self.directory}: another process is training this run; wait for it or end it"
+            ) from None
+
+    def clear(self) -> None:
+        """Forget everything that an earlier training left."""
+        for name in ("result.json", "metrics.jsonl", "model.safetensors"):
+            (self.directory / name).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / "checkpoint", ignore_errors=True)
+
+    def write_config(self) -> None:
+        """Write config.yaml."""
+        replace_file(self.directory / "config.yaml", self.config.to_yaml().encode())
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what result.json holds, or ``None`` where the run has not ended.
+
+        Raises:
+            RunError: a damaged file.
+        """
+        path = self.directory / "result.json"
+        if not path.exists():
+            return None
+        try:
+            result = _from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(result, dict) or "status" not in result or "metrics" not in result:
+            raise RunError(f"{path}: not the result of a run: expected 'status' and 'metrics'")
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json: the run has ended."""
+        replace_file(self.directory / "result.json", _to_json(result, indent=2).encode())
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the lines of metrics.jsonl, each with its ``step``; a torn one is left out."""
+        path = self.directory / "metrics.jsonl"
+        if not path.exists():
+            return []
+        rows = []
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                row = _from_json(line.decode("utf-8")) if line.endswith(b"\n") else None
+            except ValueError:
+                row = None
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
+        return rows
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Append a line to metrics.jsonl, in one write."""
+        with (self.directory / "metrics.jsonl").open("ab", buffering=0) as file:
+            file.write(_to_json(row).encode() + b"\n")
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop what was logged after ``step``: the training goes on from there."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        content = "".join(_to_json(row) + "\n" for row in rows)
+        replace_file(self.directory / "metrics.jsonl", content.encode())
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint: tensors and plain Python values, in nested dicts, lists and tuples."""
+        directory = self.directory / "checkpoint"
+        directory.mkdir(exist_ok=True)
+        replace_file(directory / "state.pt", lambda file: torch.save(dict(state), file))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return the checkpoint, with tensors on the CPU, or ``None`` where there is none."""
+        path = self.directory / "checkpoint" / "state.pt"
+        if not path.exists():
+            return None
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+    def save_model(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Write model.safetensors."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+        metadata = {"config": self.config.model_dump_json()}
+        replace_file(self.directory / "model.safetensors", to_safetensors(tensors, metadata=metadata))
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder ``out`` and see that files can be made in it.
+
+    Raises:
+        RunError: they cannot.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"--out {str(out)!r} is not a folder that can be written to: {error.strerror or error}"
+        ) from error
+
+
+def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that a reader sees either the old content or the new, even after a crash.
+
+    Args:
+        path: in a directory that exists.
+        content: the bytes, or a function that writes them to an open file.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    """Return standard JSON; numbers that it cannot hold become the strings "inf", "-inf" and "nan"."""
+    return json.dumps(_name_non_finite(value), indent=indent, allow_nan=False)
+
+
+def _name_non_finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _name_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_name_non_finite(item) for item in value]
+    return value
+
+
+def _from_json(text: str) -> Any:
+    """Undo :func:`_to_json`."""
+    return _restore_non_finite(json.loads(text))
+
+
+def _restore_non_finite(value: Any) -> Any:
+    if isinstance(value, str) and value in ("inf", "-inf", "nan"):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _restore_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restore_non_finite(item) for item in value]
+    return value

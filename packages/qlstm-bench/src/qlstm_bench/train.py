@@ -1,0 +1,317 @@
+"""Training one run: from settings to result, through interruptions and divergence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric, seed_everything
+
+from qlstm_bench import provenance
+from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.gradient_norms import task_gradient_norms
+from qlstm_bench.random_state import random_state, restore_random_state
+from qlstm_bench.runs import FINISHED, Run, check_writable
+from qlstm_bench.tasks import Task, tasks_of
+from qlstm_core.layers import RecurrentLayer
+from qlstm_core.plugins import registry
+
+Listener = Callable[[int, int, Mapping[str, float]], None]
+"""Called after each step with the steps done, the steps to do, and the figures logged here, if any."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Args:
+        run: where it is.
+        result: what its result.json holds.
+        reused: whether it had finished before and was not repeated.
+    """
+
+    run: Run
+    result: dict[str, Any]
+    reused: bool
+
+
+def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
+    """Return complete settings and their task, not yet prepared.
+
+    The task's defaults fill what ``settings`` leaves out; the names of task, quantizer and normaliser get
+    their one spelling.
+
+    Raises:
+        ConfigError, PluginError: a setting or name that does not fit.
+    """
+    tasks = tasks_of(registry)
+    names = {
+        "task": tasks.canonical(settings.get("task", "char-lm")),
+        "quantizer": registry.quantizers.canonical(settings.get("quantizer", "none")),
+        "normalizer": registry.normalizers.canonical(settings.get("normalizer", "none")),
+    }
+    task: Task = tasks.create(names["task"])
+    return RunConfig.build({**task.defaults, **settings, **names}), task
+
+
+def train(
+    settings: Mapping[str, Any], out: Path, *, force: bool = False, listen: Listener | None = None
+) -> Outcome:
+    """Train a run to its end and return its result; go on from its checkpoint where there is one.
+
+    Training stops at the first loss or gradient norm that is not finite: the run has then ``diverged``, which
+    is a result like any other.
+
+    Args:
+        settings: fields of :class:`qlstm_bench.config.RunConfig`.
+        out: folder that holds the run's directory.
+        force: train again, from the start, what has finished or was interrupted.
+        listen: told of every step.
+
+    Raises:
+        ConfigError, PluginError, DataError, RunError: before any training.
+    """
+    check_writable(out)
+    config, task = resolve(settings)
+    task.prepare(config)
+    fabric = _fabric(config)
+    seed_everything(config.seed, verbose=False)
+    model = task.model(config.quantizer, config.normalizer)
+    run = Run.of(out, config, task.dataset_sha256)
+    with run.writing():
+        if force:
+            run.clear()
+        result = run.result()
+        if result is not None and result["status"] in FINISHED:
+            return Outcome(run, result, reused=True)
+        run.write_config()
+        training = _Training(fabric, task, model, run, listen)
+        training.restore()
+        registry.notify("qlstm_run_started", run=run)
+        try:
+            result = training.loop()
+        except Exception as error:
+            result = training.describe("failed") | {
+                "error": " ".join(f"{type(error).__name__}: {error}".split())
+            }
+            raise
+        finally:
+            if result is not None:
+                run.write_result(result)
+                registry.notify("qlstm_run_ended", run=run, result=result)
+    return Outcome(run, result, reused=False)
+
+
+def _fabric(config: RunConfig) -> Fabric:
+    """Return Fabric for the device and precision of a run."""
+    kind, _, index = config.device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        here = ", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))])
+        raise ConfigError(f"device {config.device!r} is not on this machine; expected auto or one of: {here}")
+    return Fabric(
+        accelerator=kind, devices=[int(index or 0)] if kind == "cuda" else 1, precision=config.precision
+    )
+
+
+def clip_gradients_(model: torch.nn.Module, limit: float) -> float:
+    """Scale gradients down to a total norm of ``limit`` where it is larger, in place; return what it was.
+
+    The norm is taken in float64: the squares of gradients above 1e19 overflow float32, and exploding is what
+    they do here. It is infinite or NaN only where a gradient is.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+    norm = torch.stack(norms).norm().item()
+    if limit < norm < math.inf:
+        for gradient in gradients:
+            gradient.mul_(limit / norm)
+    return norm
+
+
+@dataclass
+class _Tally:
+    """Sums over the steps since the last line of metrics.jsonl."""
+
+    loss: float = 0.0
+    gradient_norm: float = 0.0
+    clipped: int = 0
+    steps: int = 0
+
+    def add(self, loss: float, gradient_norm: float, clip: float) -> None:
+        self.loss += loss
+        # max() would let a NaN pass for a small norm.
+        self.gradient_norm = max(self.gradient_norm, math.inf if math.isnan(gradient_norm) else gradient_norm)
+        self.clipped += not gradient_norm <= clip
+        self.steps += 1
+
+
+class _Training:
+    """The state of a training: model, optimizer, carried state, and how far it has come."""
+
+    def __init__(
+        self, fabric: Fabric, task: Task, model: torch.nn.Module, run: Run, listen: Listener | None
+    ) -> None:
+        self.fabric, self.task, self.run, self.config = fabric, task, run, run.config
+        self.listen = listen or (lambda step, steps, figures: None)
+        self.module = model
+        self.model, self.optimizer = fabric.setup(
+            model, torch.optim.Adam(model.parameters(), lr=self.config.lr)
+        )
+        self.steps = self.config.steps or (self.config.epochs or 0) * task.steps_per_epoch
+        self.eval_every = self.config.eval_every or min(task.steps_per_epoch, math.ceil(self.steps / 10))
+        self.step = 0
+        self.carried: Any = None
+        self.tally = _Tally()
+        self.diverged_at: int | None = None
+        self.seconds_before = 0.0
+        self.started = self.saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Go back to the checkpoint, if there is one, and forget what was logged after it."""
+        state = self.run.load_checkpoint()
+        if state is not None:
+            self.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.carried, self.diverged_at = (
+                state["step"],
+                self.fabric.to_device(state["carried"]),
+                state["diverged_at"],
+            )
+            self.tally = _Tally(**state["tally"])
+            self.seconds_before = state["seconds"]
+            restore_random_state(state["random"])
+        self.run.rewind_metrics(self.step)
+
+    def checkpoint(self) -> None:
+        """Save all that decides how the training goes on."""
+        self.run.save_checkpoint(
+            {
+                "model": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "carried": self.carried,
+                "diverged_at": self.diverged_at,
+                "tally": dataclasses.asdict(self.tally),
+                "seconds": self.seconds,
+                "random": random_state(),
+            }
+        )
+        self.saved = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time, over all sessions."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def loop(self) -> dict[str, Any]:
+        """Train to the end or to divergence, and return the result."""
+        while self.step < self.steps and self.diverged_at is None:
+            self.advance()
+            figures = self.figures()
+            if figures:
+                self.run.log({"step": self.step, **figures})
+                registry.notify("qlstm_run_logged", run=self.run, step=self.step, metrics=figures)
+            ended = self.step == self.steps or self.diverged_at is not None
+            if ended or time.monotonic() - self.saved >= self.config.checkpoint_seconds:
+                self.checkpoint()
+            self.listen(self.step, self.steps, figures)
+        self.run.save_model(self.module.state_dict())
+        return self.finish()
+
+    def advance(self) -> None:
+        """Do one step of the optimizer, or find that the training has diverged."""
+        if self.step % self.task.steps_per_epoch == 0:
+            self.carried = None
+        self.model.train()
+        batch = self.fabric.to_device(self.task.batch(self.step))
+        loss, self.carried = self.task.loss(self.model, batch, self.carried)
+        value = loss.item()
+        norm = math.nan
+        if math.isfinite(value):
+            self.optimizer.zero_grad()
+            self.fabric.backward(loss)
+            norm = clip_gradients_(self.module, self.config.clip)
+        self.step += 1
+        self.tally.add(value, norm, self.config.clip)
+        if not math.isfinite(norm):
+            self.diverged_at = self.step
+            return
+        self.optimizer.step()
+        for layer in self.module.modules():
+            if isinstance(layer, RecurrentLayer):
+                layer.constrain_()
+
+    def figures(self) -> dict[str, float]:
+        """Return what is due to be logged after this step: training figures, validation, both or nothing."""
+        figures: dict[str, float] = {}
+        last = self.step == self.steps or self.diverged_at is not None
+        if last or self.step % self.config.log_every == 0:
+            figures |= {
+                "epoch": self.step / self.task.steps_per_epoch,
+                f"train_{self.task.metric}": self.task.to_metric(self.tally.loss / self.tally.steps),
+                "gradient_norm": self.tally.gradient_norm,
+                "clipped": self.tally.clipped / self.tally.steps,
+                "seconds": round(self.seconds, 3),
+            }
+            self.tally = _Tally()
+        if self.diverged_at is None and (last or self.step % self.eval_every == 0):
+            figures[f"valid_{self.task.metric}"] = self.evaluate("valid")
+        return figures
+
+    @torch.no_grad()
+    def evaluate(self, split: str) -> float:
+        """Return the figure of merit on a part of the data."""
+        self.model.eval()
+        return self.task.evaluate(self.model, split)
+
+    def finish(self) -> dict[str, Any]:
+        """Measure what is measured once, at the end, and return the result."""
+        result = self.describe("completed" if self.diverged_at is None else "diverged")
+        traces = task_gradient_norms(self.task, self.module, self.config.seed)
+        result["gradient_norms"] = [dataclasses.asdict(trace) for trace in traces]
+        result["metrics"]["gradient_growth"] = max(trace.growth for trace in traces)
+        if self.diverged_at is None:
+            result["metrics"][f"test_{self.task.metric}"] = self.evaluate("test")
+        return result
+
+    def describe(self, status: str) -> dict[str, Any]:
+        """Return the result as far as it is known, under a status."""
+        metric = self.task.metric
+        rows = self.run.metrics()
+        measured = [(row[f"valid_{metric}"], row["step"]) for row in rows if f"valid_{metric}" in row]
+        metrics: dict[str, float] = {f"baseline_{metric}": self.task.baseline()}
+        if rows:
+            metrics["largest_gradient_norm"] = max(row.get("gradient_norm", 0.0) for row in rows)
+        if measured:
+            metrics[f"valid_{metric}"] = measured[-1][0]
+            metrics[f"best_valid_{metric}"], metrics["best_step"] = min(measured)
+        layer = self.task.recurrent(self.module)
+        with torch.device("meta"):
+            plain = self.task.recurrent(self.task.model("none", "none"))
+        return {
+            "status": status,
+            "task": self.config.task,
+            "quantizer": self.config.quantizer,
+            "normalizer": self.config.normalizer,
+            "metric": metric,
+            "metric_title": self.task.metric_title,
+            "metrics": metrics,
+            "steps": self.step,
+            "diverged_at": self.diverged_at,
+            "storage_bytes": layer.storage_bytes(),
+            "float32_bytes": plain.storage_bytes(),
+            "seed": self.config.seed,
+            "dataset": {"name": self.task.dataset, "sha256": self.task.dataset_sha256},
+            "device": provenance.device_title(self.fabric.device),
+            "versions": provenance.versions(),
+            "git_commit": provenance.git_commit(),
+            "wall_s": round(self.seconds, 3),
+        }
