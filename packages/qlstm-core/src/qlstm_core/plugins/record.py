@@ -39,8 +39,8 @@ class Plugin:
         name, distribution, version, status: as in :class:`PluginRecord`.
         instance: the module or object with the hook implementations; None where it was not imported.
         reasons: one line each.
-        adds_hooks: whether it implements ``qlstm_addhooks``.
         registered: whether pluggy knows it.
+        warned: whether users have been told that it does not work.
         specs: what each hook gave; a hook in here has been called.
         left_out: what each hook gave for another version of the interface.
         silenced: hooks that raised when they were notified.
@@ -52,8 +52,8 @@ class Plugin:
     status: Status = "active"
     instance: object = None
     reasons: list[str] = field(default_factory=list)
-    adds_hooks: bool = False
     registered: bool = False
+    warned: bool = False
     specs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     left_out: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     silenced: set[str] = field(default_factory=set)
@@ -63,7 +63,7 @@ class Plugin:
         """Distribution and version, as messages name it."""
         return f"{self.distribution} {self.version}".rstrip()
 
-    def mark(self, status: Literal["failed", "incompatible"], reason: str) -> None:
-        """Note a reason; a failed plugin stays failed."""
+    def mark(self, status: Status, reason: str) -> None:
+        """Set the status and note the reason, one line; a failed plugin stays failed."""
         self.status = "failed" if self.status == "failed" else status
         self.reasons.append(reason)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import inspect
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pluggy
 
 from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.plugins import hookspecs
 from qlstm_core.plugins.catalogue import Catalogue, Offer
-from qlstm_core.plugins.discovery import discover, normalize
+from qlstm_core.plugins.discovery import load_plugins, normalize, unknown_disabled
 from qlstm_core.plugins.errors import PluginError, PluginWarning, describe, suggest
 from qlstm_core.plugins.hookspecs import PROJECT
 from qlstm_core.plugins.record import Plugin, PluginRecord
 from qlstm_core.plugins.specs import API_VERSION, NormalizerSpec, QuantizerSpec, Spec
 
 S = TypeVar("S", bound=Spec)
-
-DISABLE_VARIABLE = "QLSTM_DISABLE_PLUGINS"
-"""Environment variable: plugins not to load, by distribution or entry-point name, separated by commas."""
 
 
 class Registry:
@@ -50,7 +47,7 @@ class Registry:
         self.manager.add_hookspecs(hookspecs)
         self._lock = threading.RLock()
         self._depth = 0
-        self._warnings: list[str] = []
+        self._notices: list[str] = []
         self._loading = False
         self._loaded = not discover
         self._plugins: dict[str, Plugin] = {}
@@ -151,7 +148,7 @@ class Registry:
             except (Exception, SystemExit) as error:
                 with self._session():
                     plugin.silenced.add(hook)
-                    self._mark(plugin, "failed", f"{hook} raised {describe(error)}")
+                    plugin.mark("failed", f"{hook} raised {describe(error)}")
 
     @contextmanager
     def _session(self) -> Iterator[None]:
@@ -163,58 +160,38 @@ class Registry:
                 yield
             finally:
                 self._depth -= 1
-            due: list[str] = []
-            if self._depth == 0:
-                due, self._warnings = self._warnings, due
+            due = self._take_warnings() if self._depth == 0 else []
         for message in due:
             warnings.warn(message, PluginWarning)
+
+    def _take_warnings(self) -> list[str]:
+        due, self._notices = self._notices, []
+        for plugin in self._plugins.values():
+            if plugin.status in ("failed", "incompatible") and not plugin.warned:
+                plugin.warned = True
+                due.append(f"{plugin.status} plugin {plugin.name!r} of {plugin.title}: {plugin.reasons[0]}")
+        return due
 
     def _load(self) -> None:
         if self._loaded or self._loading:  # loading: a plugin looks a name up while it is imported
             return
         self._loading = True
         try:
-            plugins = self._import()  # takes long: where it is interrupted, the next look-up starts anew
+            plugins = load_plugins(
+                PROJECT
+            )  # takes long: where it is interrupted, the next look-up starts anew
         finally:
             self._loading = False
         self._loaded = True
         self._plugins = {plugin.name: plugin for plugin in plugins} | self._plugins
+        self._notices = unknown_disabled(self._plugins)
         # Those that add hooks first: pluggy then checks every implementation against its specification.
-        for plugin in sorted(plugins, key=lambda plugin: not plugin.adds_hooks):
+        for plugin in sorted(plugins, key=lambda plugin: not _adds_hooks(plugin)):
             if plugin.status == "active":
                 try:
                     self._add(plugin)
                 except (Exception, SystemExit) as error:
-                    self._mark(plugin, "failed", f"cannot be registered: {describe(error)}")
-
-    def _import(self) -> list[Plugin]:
-        disabled = {normalize(word.strip()) for word in os.environ.get(DISABLE_VARIABLE, "").split(",")} - {
-            ""
-        }
-        known: set[str] = set()
-        plugins = []
-        for found in sorted(
-            discover(PROJECT), key=lambda found: (normalize(found.distribution), found.entry_point)
-        ):
-            plugin = Plugin(f"{found.distribution}:{found.entry_point}", found.distribution, found.version)
-            plugins.append(plugin)
-            names = {normalize(found.distribution), normalize(found.entry_point)}
-            known |= names
-            if disabled & names:
-                plugin.status = "disabled"
-                plugin.reasons.append(f"named in {DISABLE_VARIABLE}")
-                continue
-            try:
-                plugin.instance = found.load()
-                options = self.manager.parse_hookimpl_opts(plugin.instance, "qlstm_addhooks")
-            except (Exception, SystemExit) as error:
-                self._mark(plugin, "failed", f"cannot be imported: {describe(error)}")
-            else:
-                plugin.adds_hooks = options is not None
-        for word in sorted(disabled - known):
-            hint = suggest(word, sorted(known))
-            self._warnings.append(f"{DISABLE_VARIABLE} names {word!r}, which is not installed{hint}")
-        return plugins
+                    plugin.mark("failed", f"cannot be registered: {describe(error)}")
 
     def _add(self, plugin: Plugin) -> None:
         """Give a plugin to pluggy and let it add hooks; where that raises, leave nothing behind."""
@@ -247,12 +224,6 @@ class Registry:
         results: list[Any] = self.manager.subset_hook_caller(hook, others)(**arguments)
         return results
 
-    def _mark(self, plugin: Plugin, status: Literal["failed", "incompatible"], reason: str) -> None:
-        if plugin.status == "active":  # warned of once, whatever else is found
-            version = plugin.version or "unknown"
-            self._warnings.append(f"{status} plugin {plugin.name!r} (version {version}): {reason}")
-        plugin.mark(status, reason)
-
     def _offers(self, hook: str) -> list[Offer[Any]]:
         with self._session():
             self._collect(hook)
@@ -279,17 +250,15 @@ class Registry:
             try:
                 specs = _checked(self._call(plugin, hook), spec_type, self._taken(plugin, hook))
             except _NonsenseError as error:
-                self._mark(plugin, "failed", f"{hook} {error}")
+                plugin.mark("failed", f"{hook} {error}")
             except (Exception, SystemExit) as error:
-                self._mark(plugin, "failed", f"{hook} raised {describe(error)}")
+                plugin.mark("failed", f"{hook} raised {describe(error)}")
             else:
                 plugin.specs[hook] = tuple(spec for spec in specs if spec.api_version == API_VERSION)
                 plugin.left_out[hook] = tuple(spec for spec in specs if spec.api_version != API_VERSION)
                 for spec in plugin.left_out[hook]:
                     needs = f"{spec.name!r} needs version {spec.api_version} of the plugin interface"
-                    self._mark(
-                        plugin, "incompatible", f"{needs}, this qlstm-core speaks version {API_VERSION}"
-                    )
+                    plugin.mark("incompatible", f"{needs}, this qlstm-core speaks version {API_VERSION}")
 
     def _taken(self, plugin: Plugin, hook: str) -> set[str]:
         """Return the names given by the plugin's own distribution: distribution/name must stay unique."""
@@ -321,6 +290,12 @@ class Registry:
             provides["hook"] = tuple(sorted(others))
         reason = "; ".join([*plugin.reasons, *self._mistakes(plugin)])
         return PluginRecord(plugin.name, plugin.distribution, plugin.version, plugin.status, reason, provides)
+
+
+def _adds_hooks(plugin: Plugin) -> bool:
+    return (
+        inspect.getattr_static(plugin.instance, "qlstm_addhooks", None) is not None
+    )  # runs none of its code
 
 
 class _NonsenseError(Exception):

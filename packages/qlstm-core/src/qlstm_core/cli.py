@@ -1,0 +1,182 @@
+"""The command line ``qlstm``: a command is a parser in :func:`_parser` and a function returning the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import textwrap
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from typing import NoReturn
+
+from qlstm_core.plugins import PluginError, PluginRecord, PluginWarning, registry
+from qlstm_core.plugins.discovery import unknown_disabled
+from qlstm_core.plugins.errors import suggest
+
+_EPILOG = """\
+example:
+  $ qlstm plugins
+  PLUGIN             VERSION  STATUS  PROVIDES
+  qlstm-core:core    0.1.0    active  quantizer: none
+                                      normalizer: none
+
+`qlstm COMMAND --help` says more about a command.
+"""
+
+_PLUGINS_DESCRIPTION = """\
+List the installed plugins with version, status and what they provide. A plugin is an entry point of group
+"qlstm", named distribution:entry-point.
+
+status:
+  active        works; a reason tells what looks like a mistake, for example a hook that nobody calls
+  disabled      named in QLSTM_DISABLE_PLUGINS=a,b (distribution or entry point)
+  failed        cannot be imported, or one of its hooks does not work; the reason says which
+  incompatible  provides something for another version of the plugin interface, which is left out
+
+The exit code is 0 even when plugins failed: the list was made, everything else works, and a script can ask
+--json for the status it needs.
+"""
+
+_PLUGINS_EPILOG = """\
+examples:
+  qlstm plugins
+  qlstm plugins --json
+  QLSTM_DISABLE_PLUGINS=qlstm-norm qlstm plugins
+
+--json prints {"format": 1, "qlstm_core": VERSION, "plugins": [{"name", "distribution", "version", "status",
+"reason", "provides": {KIND: [NAME, ...]}}, ...]}; later versions may add keys, and change "format" otherwise.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, without the usage."""
+        self.exit(2, f"qlstm: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 for input that cannot be used.
+
+    Args:
+        arguments: without the program's name; default: those of the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser, commands = _parser()
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        parser.error(
+            f"unknown command {words[0]!r}{suggest(words[0], commands)}; commands: {', '.join(commands)}"
+        )
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        asked = commands.get(options.command or "", parser)
+        known = sorted(set(re.findall(r"--[a-z-]+", asked.format_help())))
+        parser.error(
+            f"unknown argument {unknown[0]!r}{suggest(unknown[0], known)}; see `{asked.prog} --help`"
+        )
+    if options.version:
+        print(f"qlstm {version('qlstm-core')}")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 0
+    try:
+        code: int = options.run(options)
+    except PluginError as error:
+        parser.error(str(error))
+    return code
+
+
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser and those of its commands by name."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="qlstm",
+        description="Recurrent layers with 1- to few-bit weights: what is installed, and whether it works.",
+        epilog=_EPILOG,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    plugins = commands.add_parser(
+        "plugins",
+        help="list the installed plugins and what they provide",
+        description=_PLUGINS_DESCRIPTION,
+        epilog=_PLUGINS_EPILOG,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    plugins.add_argument("--json", action="store_true", help="print a JSON document for programs")
+    plugins.set_defaults(run=_plugins)
+
+    return parser, dict(commands.choices)
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    # The list itself says what failed; and what a plugin prints while imported must not spoil the document.
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore", PluginWarning)
+        records = registry.plugins()
+    for message in unknown_disabled(record.name for record in records):
+        print(f"qlstm: warning: {message}", file=sys.stderr)
+    if options.json:
+        plugins = [
+            {
+                "name": record.name,
+                "distribution": record.distribution,
+                "version": record.version,
+                "status": record.status,
+                "reason": record.reason,
+                "provides": {kind: list(names) for kind, names in record.provides.items()},
+            }
+            for record in records
+        ]
+        document = {"format": 1, "qlstm_core": version("qlstm-core"), "plugins": plugins}
+        print(json.dumps(document, indent=2))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(_table(records, width)))
+    return 0
+
+
+def _table(records: Sequence[PluginRecord], width: int | None) -> list[str]:
+    """Return aligned lines, the last column folded to ``width`` characters; a file or pipe has no width."""
+    rows: list[tuple[str, str, str, list[str]]] = [("PLUGIN", "VERSION", "STATUS", ["PROVIDES"])]
+    for record in records:
+        details = [f"{kind}: {', '.join(names)}" for kind, names in record.provides.items()]
+        if record.reason:
+            details.append(f"reason: {record.reason}")
+        rows.append((record.name, record.version or "-", record.status, details or ["-"]))
+    columns = [max(len(row[i]) for row in rows) for i in range(3)]
+    indent = sum(columns) + 2 * len(columns)
+    room = max(width - indent, 30) if width else None
+    lines = []
+    for name, release, status, details in rows:
+        cells = zip((name, release, status), columns, strict=True)
+        head = "".join(cell.ljust(column + 2) for cell, column in cells)
+        for detail in details:
+            folded = (
+                textwrap.wrap(detail, room, subsequent_indent="  ", break_on_hyphens=False)
+                if room
+                else [detail]
+            )
+            for line in folded:
+                lines.append((head + line).rstrip())
+                head = " " * indent
+    counts = Counter(record.status for record in records)
+    lines += [
+        "",
+        ", ".join(f"{count} {status}" for status, count in counts.items()) or "no plugin is installed",
+    ]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
