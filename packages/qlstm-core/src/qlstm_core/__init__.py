@@ -2,13 +2,27 @@
 
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
-from qlstm_core.layers import LSTM, StateTrace, record_states
+from qlstm_core.layers import (
+    GRU,
+    LSTM,
+    FactorizedLSTM,
+    GroupedLSTM,
+    RecurrentLayer,
+    StateTrace,
+    record_states,
+)
+
+__version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
     "LSTM",
     "BitPlanes",
+    "FactorizedLSTM",
+    "GroupedLSTM",
     "Normalizer",
     "Quantizer",
+    "RecurrentLayer",
     "StateTrace",
     "record_states",
     "straight_through",

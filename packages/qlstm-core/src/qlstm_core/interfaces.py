@@ -178,6 +178,11 @@ class Normalizer(nn.Module):
         return 4 * sum(t.numel() for t in (*self.parameters(), *self.buffers()))
 
 
+def acts_on_weights(normalizer: Normalizer) -> bool:
+    """Whether ``normalizer`` acts on weights: its class overrides :meth:`Normalizer.weight`."""
+    return type(normalizer).weight is not Normalizer.weight
+
+
 def acts_on_activations(normalizer: Normalizer) -> bool:
     """Whether ``normalizer`` acts on pre-activations: its class overrides :meth:`Normalizer.forward`."""
     return type(normalizer).forward is not Normalizer.forward

@@ -27,9 +27,9 @@ class LinearMap(Protocol):
         ...
 
 
-def _columns(weight: Tensor, tokens: Tensor) -> Tensor:
-    """Return the columns of ``weight`` ``(rows, cols)`` that ``tokens`` ``(n,)`` name, as ``(n, rows)``."""
-    return F.embedding(tokens, weight.t())
+def _product(weight: Tensor, x: Tensor) -> Tensor:
+    """Return ``x Wᵀ`` for ``weight`` ``(rows, cols)``: a product, or the columns that tokens name."""
+    return F.linear(x, weight) if x.is_floating_point() else F.embedding(x, weight.t())
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,63 @@ class Dense:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W x``, ``(n, gates, rows)``."""
-        y = F.linear(x, self.matrix) if x.is_floating_point() else _columns(self.matrix, x)
-        return y.unflatten(-1, self.weight.shape[:2])
+        y = _product(self.matrix, x)
+        return y.view(len(x), *self.weight.shape[:2])
+
+
+@dataclass(frozen=True)
+class Factored:
+    """``W2 (W1 x)``: every gate shares the factor of low rank.
+
+    Args:
+        outer: W2, ``(gates, rows, rank)``.
+        inner: W1, ``(rank, cols)``.
+    """
+
+    outer: Tensor
+    inner: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.outer.dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ``W2 W1 x``, ``(n, gates, rows)``."""
+        y = F.linear(_product(self.inner, x), self.outer.flatten(0, 1))
+        return y.view(len(x), *self.outer.shape[:2])
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A block-diagonal ``W x``: each group of rows sees its own group of inputs. One batched product.
+
+    Args:
+        weight: ``(groups · gates, rows, cols)``, the gates of the first group first.
+        groups: number of groups.
+        parts: how many vectors, each split into the groups, stand one after the other in the input: 2 for the
+            output of a bidirectional layer, so that a group sees both directions of its own features.
+    """
+
+    weight: Tensor
+    groups: int
+    parts: int = 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.weight.dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the blocks' products, ``(n, groups · gates, rows)``."""
+        count, rows, cols = self.weight.shape
+        blocks = self.weight.view(self.groups, -1, cols)
+        if x.is_floating_point():
+            split = x.view(len(x), self.parts, self.groups, cols // self.parts)
+            grouped = split.permute(2, 0, 1, 3).reshape(self.groups, len(x), cols)
+            y = torch.bmm(grouped, blocks.transpose(1, 2)).transpose(0, 1)
+        else:
+            # A one-hot vector is zero in every group but its own.
+            own = F.one_hot(x // cols, self.groups).to(blocks.dtype)
+            y = own.unsqueeze(-1) * F.embedding(x, blocks.transpose(1, 2).flatten(0, 1)).unsqueeze(1)
+        return y.reshape(len(x), count, rows)

@@ -8,9 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.stack import RecurrentLayer
-from qlstm_core.layers.weights import MatrixShape
 
 
 class LSTM(RecurrentLayer):
@@ -61,16 +59,9 @@ class LSTM(RecurrentLayer):
     states: ClassVar[tuple[str, ...]] = ("h", "c")
     torch_operator = staticmethod(torch.lstm)
 
-    def _matrices(self, input_size: int) -> dict[str, MatrixShape]:
-        shapes = {"ih": (4, self.hidden_size, input_size), "hh": (4, self.hidden_size, self.output_size)}
-        return shapes | ({"hr": (1, self.proj_size, self.hidden_size)} if self.proj_size else {})
-
-    def _maps(self, weights: dict[str, Tensor]) -> tuple[LinearMap, LinearMap]:
-        return Dense(weights["ih"]), Dense(weights["hh"])
-
     @staticmethod
     def step(
-        x: Tensor, r: Tensor, h: Tensor, c: Tensor, norm_cell: Callable[[Tensor], Tensor]
+        x: Tensor, r: Tensor, h: Tensor, c: Tensor, norm_cell: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return ``(h_t, c_t)``.
 
@@ -79,8 +70,8 @@ class LSTM(RecurrentLayer):
             r: N(W_h h_{t−1}), ``(batch, 4, hidden)``.
             h: h_{t−1}, ``(batch, out)``.
             c: c_{t−1}, ``(batch, hidden)``.
-            norm_cell: the normaliser of the cell state.
+            norm_cell: the normaliser of the cell state, if any.
         """
         i, f, g, o = (x + r).unbind(1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * norm_cell(c).tanh(), c
+        return o.sigmoid() * (c if norm_cell is None else norm_cell(c)).tanh(), c

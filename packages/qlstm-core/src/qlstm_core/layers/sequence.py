@@ -13,7 +13,7 @@ from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.layers.linear import Dense, LinearMap
 
 Step = Callable[..., tuple[Tensor, ...]]
-"""``step(x, r, *state, norm_cell) -> state``: one time step of a cell family."""
+"""``step(x, r, *state) -> state``: one time step; a family with a cell state also takes ``norm_cell=``."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run_loop(
         h = live[0] if path.state_quantizer is None else quantize_state(path.state_quantizer, live[0])
         gates_x = _side(inputs[t], path.norm_ih, path.bias_ih, count, path.groups)
         gates_h = _side(path.recurrent(h), path.norm_hh, path.bias_hh, count, path.groups)
-        new = path.step(gates_x, gates_h, *live, _norm_cell(path, count))
+        new = path.step(gates_x, gates_h, *live, **_cell_normalizer(path, count))
         if path.projection is not None:
             new = (F.linear(new[0], path.projection), *new[1:])
         # Sequences that have ended (or, in reverse, not begun) keep their state.
@@ -134,12 +134,12 @@ def _side(
     return preactivation
 
 
-def _norm_cell(path: Path, count: int) -> Callable[[Tensor], Tensor]:
-    """Return N for the cell state, ``(batch, hidden)`` to the same; the identity where there is none."""
+def _cell_normalizer(path: Path, count: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the step's ``norm_cell``, from ``(batch, hidden)`` to the same, where there is one."""
     norm = path.norm_cell
     if norm is None:
-        return lambda c: c
-    return lambda c: norm(c.unflatten(1, (path.groups, -1)), count).flatten(1)
+        return {}
+    return {"norm_cell": lambda c: norm(c.unflatten(1, (path.groups, -1)), count).flatten(1)}
 
 
 def torch_operator_applies(path: Path, x: Tensor) -> bool:
@@ -149,7 +149,10 @@ def torch_operator_applies(path: Path, x: Tensor) -> bool:
         and x.is_floating_point()
         and isinstance(path.input, Dense)
         and isinstance(path.recurrent, Dense)
-        and path.norm_ih is path.norm_hh is path.norm_cell is path.state_quantizer is None
+        and path.norm_ih is None
+        and path.norm_hh is None
+        and path.norm_cell is None
+        and path.state_quantizer is None
     )
 
 

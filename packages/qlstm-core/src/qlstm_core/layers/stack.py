@@ -32,8 +32,8 @@ from qlstm_core.layers.weights import WeightedLayer
 class RecurrentLayer(WeightedLayer):
     """Base of the cell families: everything about a recurrent layer but its gates.
 
-    A family defines ``gates``, ``states``, ``torch_operator``, ``step``, and the methods ``_matrices`` and
-    ``_maps``.
+    A family defines ``gates``, ``states``, ``step`` and, where there is one, ``torch_operator``; one whose
+    weights are not a matrix per gate and path also the shapes and maps of :class:`WeightedLayer`.
     """
 
     _traces: list[StateTrace] | None = None

@@ -10,9 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from qlstm_core.interfaces import NoNormalizer, NoQuantizer, Normalizer, Quantizer, acts_on_activations
+from qlstm_core.interfaces import (
+    NoNormalizer,
+    NoQuantizer,
+    Normalizer,
+    Quantizer,
+    acts_on_activations,
+    acts_on_weights,
+)
 from qlstm_core.layers.checks import check_arguments
-from qlstm_core.layers.linear import LinearMap
+from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.selection import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
 from qlstm_core.layers.sequence import Path, Step
 
@@ -56,10 +63,13 @@ class WeightedLayer(nn.Module):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
 
-        keys = tuple(self._matrices(input_size))
+        self._check_sizes()
+        keys = tuple(self._matrices(0))
         quantizers = resolve_each("quantizer", quantizer, keys, [k for k in keys if k != "hr"])
         normalizers = resolve_each("normalizer", normalizer, ("ih", "hh"), ["ih", "hh"])
         state_template = resolve("quantizer", state_quantizer)
+        if normalizers["hh"].cell and "c" not in self.states:
+            raise ValueError(f"{type(self).__name__} has no cell state to normalise: leave cell=true out")
         self._labels = labels(quantizer=quantizer, normalizer=normalizer, state_quantizer=state_quantizer)
         self.normalized = any(not isinstance(n, NoNormalizer) for n in normalizers.values())
         self.quantizers = nn.ModuleDict()
@@ -71,7 +81,7 @@ class WeightedLayer(nn.Module):
                 self.register_parameter(
                     name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
                 )
-            for key, (gates, rows, cols) in self._matrices(self._layer_input_size(layer)).items():
+            for key, (gates, rows, cols) in self._matrices(layer).items():
                 template = quantizers.get(key)
                 if template is None or isinstance(template, NoQuantizer):
                     continue
@@ -88,15 +98,49 @@ class WeightedLayer(nn.Module):
                 self.state_quantizers["state" + suffix] = copy.deepcopy(state_template)
         self.reset_parameters()
 
-    # What a family defines
+    # What a family may define otherwise
 
-    def _matrices(self, input_size: int) -> dict[str, MatrixShape]:
-        """Return the quantizable weights of a layer with this input size: key → ``(gates, rows, cols)``."""
-        raise NotImplementedError
+    def _check_sizes(self) -> None:
+        """Raise for arguments of the family's own, and for combinations that it cannot have."""
 
-    def _maps(self, weights: dict[str, Tensor]) -> tuple[LinearMap, LinearMap]:
-        """Return the input and the recurrent map from quantized weights, each ``(gates, rows, cols)``."""
-        raise NotImplementedError
+    def _matrices(self, layer: int) -> dict[str, MatrixShape]:
+        """Return the quantizable weights of one layer and direction: key → ``(gates, rows, cols)``."""
+        gates, hidden = self.gates, self.hidden_size
+        return {
+            "ih": (gates, hidden, self._layer_input_size(layer)),
+            "hh": (gates, hidden, self.output_size),
+            **self._projection_matrix(),
+        }
+
+    def _path_weight(self, path: str, weights: dict[str, Tensor]) -> Tensor:
+        """Return the weight of path ``"ih"`` or ``"hh"`` as normalisers see it, ``(gates, rows, cols)``."""
+        return weights[path]
+
+    def _map(
+        self, path: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
+    ) -> LinearMap:
+        """Return the path's linear map; ``normalizer`` is given where it acts on weights."""
+        weight = self._path_weight(path, weights)
+        return Dense(weight if normalizer is None else normalizer.weight(weight))
+
+    def _groups(self, layer: int) -> int:
+        """Return how many independent groups the rows of a layer's gates are split into."""
+        return 1
+
+    @property
+    def _bias_names(self) -> tuple[str, ...]:
+        """The biases of each layer and direction: torch's two, or one where there is a normaliser."""
+        if not self.bias:
+            return ()
+        return ("bias_ih",) if self.normalized else ("bias_ih", "bias_hh")
+
+    def _folded_bias_size(self) -> int:
+        """Return how many biases one layer and direction needs as deployed."""
+        return self.gates * self.hidden_size if self.bias else 0
+
+    def _bound(self, name: str) -> float:
+        """Return b, for a parameter drawn from U(−b, b)."""
+        return 1.0 / math.sqrt(self.hidden_size)
 
     # Shapes and names
 
@@ -119,17 +163,14 @@ class WeightedLayer(nn.Module):
     def _layer_input_size(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.output_size * self.num_directions
 
-    @property
-    def _bias_names(self) -> tuple[str, ...]:
-        if not self.bias:
-            return ()
-        return ("bias_ih",) if self.normalized else ("bias_ih", "bias_hh")
+    def _projection_matrix(self) -> dict[str, MatrixShape]:
+        return {"hr": (1, self.proj_size, self.hidden_size)} if self.proj_size else {}
 
     def _parameter_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Return torch's parameters of one layer and direction, in torch's order, without suffix."""
         shapes = {
             f"weight_{key}": (gates * rows, cols)
-            for key, (gates, rows, cols) in self._matrices(self._layer_input_size(layer)).items()
+            for key, (gates, rows, cols) in self._matrices(layer).items()
         }
         biases = dict.fromkeys(self._bias_names, (self.gates * self.hidden_size,))
         projection = {"weight_hr": shapes.pop("weight_hr")} if self.proj_size else {}
@@ -137,9 +178,9 @@ class WeightedLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw weights and biases from U(−1/√hidden, 1/√hidden) in torch's order; start all else anew."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
         for layer, direction in self._cells():
             for name in self._parameter_shapes(layer):
+                bound = self._bound(name)
                 nn.init.uniform_(self.get_parameter(name + _suffix(layer, direction)), -bound, bound)
         for layer, direction in self._cells():
             suffix = _suffix(layer, direction)
@@ -147,9 +188,13 @@ class WeightedLayer(nn.Module):
             for key, weight in weights.items():
                 if key + suffix in self.quantizers:
                     _prepare(self.quantizers[key + suffix], weight)
-            for key, shaped in self._normalizer_weights(weights).items():
+            for key in ("ih", "hh"):
                 if key + suffix in self.normalizers:
-                    _prepare(self.normalizers[key + suffix], shaped)
+                    _prepare(self.normalizers[key + suffix], self._path_weight(key, weights))
+            if "cell" + suffix in self.normalizers:
+                groups = self._groups(layer)
+                empty = weight.new_empty(groups, self.hidden_size // groups, 0)
+                _prepare(self.normalizers["cell" + suffix], empty)
             if "state" + suffix in self.state_quantizers:
                 # States lie in (−1, 1): a spread of them stands for the initial weight.
                 spread = torch.linspace(-1, 1, self.output_size).to(weight)
@@ -190,13 +235,8 @@ class WeightedLayer(nn.Module):
         suffix = _suffix(layer, direction)
         return {
             key: self.get_parameter(f"weight_{key}{suffix}").view(shape)
-            for key, shape in self._matrices(self._layer_input_size(layer)).items()
+            for key, shape in self._matrices(layer).items()
         }
-
-    def _normalizer_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what each path's normaliser is prepared with."""
-        cell = weights["hh"].new_empty(1, self.hidden_size, 0)
-        return {"ih": weights["ih"], "hh": weights["hh"], "cell": cell}
 
     def quantized_weights(self, layer: int = 0, direction: int = 0) -> dict[str, Tensor]:
         """Return Q(W) of one layer and direction, each ``(gates, rows, cols)``, connected to the graph."""
@@ -213,33 +253,35 @@ class WeightedLayer(nn.Module):
         """Quantize the weights and gather what one layer in one direction computes with."""
         suffix = _suffix(layer, direction)
         weights = self.quantized_weights(layer, direction)
-        norms: dict[str, Normalizer | None] = {}
+        reweighting: dict[str, Normalizer] = {}
+        acting: dict[str, Normalizer] = {}
         for key in ("ih", "hh", "cell"):
-            norms[key] = None
-            if key + suffix not in self.normalizers:
-                continue
-            norm = self.normalizers[key + suffix]
-            assert isinstance(norm, Normalizer)
-            if key in weights:
-                weights[key] = norm.weight(weights[key])
-            if acts_on_activations(norm):
-                norms[key] = norm
-        biases = [self.get_parameter(name + suffix).view(-1, self.hidden_size) for name in self._bias_names]
+            if key + suffix in self.normalizers:
+                norm = self.normalizers[key + suffix]
+                assert isinstance(norm, Normalizer)
+                if acts_on_weights(norm):
+                    reweighting[key] = norm
+                if acts_on_activations(norm):
+                    acting[key] = norm
+        groups = self._groups(layer)
+        biases = [
+            self.get_parameter(name + suffix).view(groups * self.gates, -1) for name in self._bias_names
+        ]
         state_quantizer = self.state_quantizers["state" + suffix] if self.state_quantizers else None
         assert state_quantizer is None or isinstance(state_quantizer, Quantizer)
-        input_map, recurrent_map = self._maps(weights)
         return Path(
             step=self.step,
             torch_operator=self.torch_operator,
-            input=input_map,
-            recurrent=recurrent_map,
+            input=self._map("ih", layer, weights, reweighting.get("ih")),
+            recurrent=self._map("hh", layer, weights, reweighting.get("hh")),
             bias_ih=biases[0] if biases else None,
             bias_hh=biases[1] if len(biases) == 2 else None,
-            norm_ih=norms["ih"],
-            norm_hh=norms["hh"],
-            norm_cell=norms["cell"],
+            norm_ih=acting.get("ih"),
+            norm_hh=acting.get("hh"),
+            norm_cell=acting.get("cell"),
             projection=weights["hr"].squeeze(0) if self.proj_size else None,
             state_quantizer=state_quantizer,
+            groups=groups,
         )
 
     @torch.no_grad()
@@ -263,7 +305,7 @@ class WeightedLayer(nn.Module):
         total = 0
         for layer, direction in self._cells():
             suffix = _suffix(layer, direction)
-            for key, (gates, rows, cols) in self._matrices(self._layer_input_size(layer)).items():
+            for key, (gates, rows, cols) in self._matrices(layer).items():
                 quantizer = (
                     self.quantizers[key + suffix] if key + suffix in self.quantizers else NoQuantizer()
                 )
@@ -274,9 +316,6 @@ class WeightedLayer(nn.Module):
             assert isinstance(module, Normalizer)
             total += module.storage_bytes()
         return total
-
-    def _folded_bias_size(self) -> int:
-        return self.gates * self.hidden_size if self.bias else 0
 
 
 _REPR_DEFAULTS: dict[str, Any] = {

@@ -1,0 +1,99 @@
+"""Gated recurrent unit."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from qlstm_core.layers.selection import NormalizerLike, QuantizerLike
+from qlstm_core.layers.stack import RecurrentLayer
+
+
+class GRU(RecurrentLayer):
+    r"""A drop-in for :class:`torch.nn.GRU` with quantized weights and normalised pre-activations.
+
+    With Q the quantizer, N the normaliser of each path, and one matrix per gate:
+
+    .. math::
+        r_t &= σ(N(Q(W_{ir}) x_t) + b_{ir} + N(Q(W_{hr}) h_{t-1}) + b_{hr}) \\
+        z_t &= σ(N(Q(W_{iz}) x_t) + b_{iz} + N(Q(W_{hz}) h_{t-1}) + b_{hz}) \\
+        n_t &= \tanh(N(Q(W_{in}) x_t) + b_{in} + r_t ⊙ (N(Q(W_{hn}) h_{t-1}) + b_{hn})) \\
+        h_t &= (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}
+
+    With a normaliser there is one bias, ``bias_ih``, and the ``b_h`` are absent. All else as in
+    :class:`qlstm_core.LSTM`; there is no projection, and no cell state to normalise.
+
+    Example::
+
+        layer = GRU(50, 128, num_layers=2, quantizer="twn", normalizer="layer")
+        output, h = layer(torch.randn(100, 64, 50))   # (100, 64, 128), (2, 64, 128)
+
+    Raises:
+        ValueError: ``proj_size``, or a normaliser with ``cell=true``.
+
+    Source: Cho et al. 2014, arXiv:1406.1078.
+    """
+
+    gates: ClassVar[int] = 3
+    states: ClassVar[tuple[str, ...]] = ("h",)
+    torch_operator = staticmethod(torch.gru)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        quantizer: QuantizerLike | dict[str, QuantizerLike] = "none",
+        normalizer: NormalizerLike | dict[str, NormalizerLike] = "none",
+        state_quantizer: QuantizerLike = "none",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **unsupported: Any,
+    ) -> None:
+        if "proj_size" in unsupported:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        if unsupported:
+            raise TypeError(f"GRU got an unexpected keyword argument {next(iter(unsupported))!r}")
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            quantizer=quantizer,
+            normalizer=normalizer,
+            state_quantizer=state_quantizer,
+            device=device,
+            dtype=dtype,
+        )
+
+    def _folded_bias_size(self) -> int:
+        # b_ir + b_hr and b_iz + b_hz fold; b_in and b_hn, which the reset gate parts, do not.
+        if not self.bias:
+            return 0
+        return self.hidden_size * (3 if self.normalized else 4)
+
+    @staticmethod
+    def step(x: Tensor, r: Tensor, h: Tensor) -> tuple[Tensor]:
+        """Return ``(h_t,)``.
+
+        Args:
+            x: N(W_i x_t) + b_i, ``(batch, 3, hidden)``.
+            r: N(W_h h_{t−1}) + b_h, ``(batch, 3, hidden)``.
+            h: h_{t−1}, ``(batch, hidden)``.
+        """
+        x_reset, x_update, x_new = x.unbind(1)
+        h_reset, h_update, h_new = r.unbind(1)
+        reset = (x_reset + h_reset).sigmoid()
+        update = (x_update + h_update).sigmoid()
+        new = (x_new + reset * h_new).tanh()
+        return ((1 - update) * new + update * h,)
