@@ -1,4 +1,4 @@
-"""The command line ``qlstm``: a command is a parser in :func:`_parser` and a function returning the exit code."""
+"""The command line ``qlstm``: a command is a parser, in :func:`_parser`, and a function to run."""
 
 from __future__ import annotations
 

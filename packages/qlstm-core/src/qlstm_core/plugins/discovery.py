@@ -29,7 +29,7 @@ def unknown_disabled(names: Iterable[str]) -> list[str]:
     """Return a message for each word in ``QLSTM_DISABLE_PLUGINS`` that is part of no plugin's name."""
     known = sorted({normalize(part) for name in names for part in name.split(":")})
     return [
-        f"{DISABLE_VARIABLE} names {word!r}, which is not installed{suggest(word, known)}"
+        f"{DISABLE_VARIABLE} names {word!r}, which is not installed{suggest(word, known, most=1)}"
         for word in sorted(_disabled() - set(known))
     ]
 

@@ -32,7 +32,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str], *, most: int = 3) -> str:
     """Return ``" (did you mean 'a' or 'b'?)"`` with the known names nearest to ``name``; maybe ``""``."""
-    near = get_close_matches(name.lower(), list(known), n=3)
+    near = get_close_matches(name.lower(), list(known), n=most)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""

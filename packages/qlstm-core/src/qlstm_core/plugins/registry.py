@@ -253,6 +253,9 @@ class Registry:
                 plugin.mark("failed", f"{hook} {error}")
             except (Exception, SystemExit) as error:
                 plugin.mark("failed", f"{hook} raised {describe(error)}")
+            except BaseException:  # interrupted: the next look-up asks again
+                del plugin.specs[hook]
+                raise
             else:
                 plugin.specs[hook] = tuple(spec for spec in specs if spec.api_version == API_VERSION)
                 plugin.left_out[hook] = tuple(spec for spec in specs if spec.api_version != API_VERSION)
@@ -273,7 +276,8 @@ class Registry:
             return ["it implements no hook: is @hookimpl missing?"]
         known = sorted(name for name, caller in vars(self.manager.hook).items() if caller.has_spec())
         return [
-            f"it implements {caller.name!r}, which no installed package calls{suggest(caller.name, known)}"
+            f"it implements {caller.name!r}, which no installed package calls"
+            f"{suggest(caller.name, known, most=1)}"
             for caller in callers
             if not caller.has_spec()
             and any(i.plugin is plugin.instance and not i.optionalhook for i in caller.get_hookimpls())
