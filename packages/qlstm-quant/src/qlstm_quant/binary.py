@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qlstm_quant.options import check_flag
-from qlstm_quant.scaled import ScaledQuantizer, binary_codes, binary_scale, mean_magnitude
+from qlstm_quant.scaled import ScaledQuantizer, binary_codes, binary_scale, glorot_half, mean_magnitude
 
 
 class BinaryConnect(ScaledQuantizer):
@@ -33,7 +33,7 @@ class BinaryConnect(ScaledQuantizer):
         """Return ±1 and scales of one."""
         one = weight.new_ones(weight.shape[0], 1)
         if self.stochastic and self.training:
-            return sampled_signs(weight, weight.new_ones(())), one
+            return _sample_signs(weight, 1.0), one
         return binary_codes(weight), one
 
     def constrain_(self, weight: Tensor) -> None:
@@ -75,14 +75,35 @@ class BWN(ScaledQuantizer):
         return f"per_row={self.per_row}"
 
 
-def sampled_signs(weight: Tensor, limit: Tensor) -> Tensor:
+class SBN(ScaledQuantizer):
+    """Stochastic binary network: weights of ±W0 with a fixed W0.
+
+    Forward: while training, +W0 with probability ``clip((w/W0 + 1)/2, 0, 1)``, else −W0, so that the mean is
+    w clipped to ±W0; in ``eval()`` the more probable value, ``W0·sign(w)``.
+    ``W0 = √(6 / (in + 4·hidden)) / 2`` follows from the weight's shape: ``in`` is its columns, ``4·hidden``
+    the rows of all its gates.
+    Gradient: straight-through. The probability is clipped, the weight is not.
+
+    Reference: Ardakani et al. 2019, arXiv:1809.11086, section 4.
+    """
+
+    bits = 1
+
+    def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return ±1 and W0."""
+        w0 = glorot_half(weight)
+        scale = weight.new_full((weight.shape[0], 1), w0)
+        return _sample_signs(weight, w0) if self.training else binary_codes(weight), scale
+
+
+def _sample_signs(weight: Tensor, limit: float) -> Tensor:
     """Return +1 with probability ``clip((w/limit + 1)/2, 0, 1)``, else −1, in the weight's dtype.
 
     Args:
         weight: any shape, floating point.
-        limit: positive scalar, beyond which the sign is certain.
+        limit: positive; beyond it the sign is certain.
     """
     # sign(w − v), v uniform in (−limit, limit]. Drawn in float32 at least: half types have few distinct v.
     wide = torch.promote_types(weight.dtype, torch.float32)
-    v = torch.rand(weight.shape, dtype=wide, device=weight.device).mul_(-2).add_(1).mul_(limit.to(wide))
+    v = torch.rand(weight.shape, dtype=wide, device=weight.device).mul_(-2).add_(1).mul_(limit)
     return binary_codes(weight - v).to(weight.dtype)

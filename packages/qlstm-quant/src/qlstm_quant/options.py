@@ -28,3 +28,17 @@ def check_bits(method: str, value: object, allowed: Collection[int]) -> int:
     if value not in allowed:
         raise ValueError(f"{method}: bits must be {min(allowed)} to {max(allowed)}, got {value}")
     return value
+
+
+def check_count(method: str, option: str, value: object) -> int:
+    """Return ``value`` if it is an int of 0 or more.
+
+    Raises:
+        TypeError: not an int, naming method, option and value.
+        ValueError: a negative one.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{method}: {option} must be an int, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{method}: {option} must be 0 or more, got {value}")
+    return value

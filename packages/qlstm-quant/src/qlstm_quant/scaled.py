@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,17 +56,22 @@ class ScaledQuantizer(Quantizer):
         return BitPlanes.from_uniform(codes, scale, self.bits)
 
     def _encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
-        if weight.dim() != 3 or not weight.is_floating_point():
-            raise ValueError(
-                "weight must be a floating-point tensor of shape (gates, rows, cols), "
-                f"got {weight.dtype} {tuple(weight.shape)}"
-            )
+        check_weight(weight)
         if curvature is not None and curvature.shape != weight.shape:
             raise ValueError(
                 f"curvature must have the weight's shape {tuple(weight.shape)}, got {tuple(curvature.shape)}"
             )
         with torch.no_grad():
             return self.encode(weight.detach(), curvature)
+
+
+def check_weight(weight: Tensor) -> None:
+    """Raise ValueError unless ``weight`` is floating point, ``(gates, rows, cols)``."""
+    if weight.dim() != 3 or not weight.is_floating_point():
+        raise ValueError(
+            "weight must be a floating-point tensor of shape (gates, rows, cols), "
+            f"got {weight.dtype} {tuple(weight.shape)}"
+        )
 
 
 def binary_codes(weight: Tensor) -> Tensor:
@@ -81,7 +88,20 @@ def ternary_codes(weight: Tensor, threshold: Tensor) -> Tensor:
         threshold: non-negative, of a shape that broadcasts to the weight's.
     """
     # w − clip(w, −Δ, Δ) is exactly 0 inside the threshold and keeps the sign of w outside.
-    return torch.sub(weight, torch.clamp(weight, -threshold, threshold)).sign_()
+    clipped = torch.clamp(weight, -threshold, threshold)
+    return torch.sub(weight, clipped, out=clipped).sign_()
+
+
+def above(magnitude: Tensor, threshold: Tensor) -> Tensor:
+    """Return 1 where the magnitude is above the threshold, else 0, in the magnitude's dtype.
+
+    Args:
+        magnitude: ``(gates, rows, cols)``.
+        threshold: ``(gates, 1 or rows)``, any floating-point dtype.
+    """
+    # Written straight into floating point: several times faster than a bool tensor and a conversion.
+    result = torch.empty_like(magnitude)
+    return torch.gt(magnitude, threshold.to(magnitude.dtype).unsqueeze(-1), out=result)
 
 
 def group_sum(values: Tensor, *, per_row: bool) -> Tensor:
@@ -92,6 +112,18 @@ def group_sum(values: Tensor, *, per_row: bool) -> Tensor:
         per_row: sum rows instead of matrices.
     """
     return values.sum((-1,) if per_row else (-2, -1), keepdim=True, dtype=torch.float64).squeeze(-1)
+
+
+def group_max(values: Tensor, *, per_row: bool) -> Tensor:
+    """Return the largest value of each gate, ``(gates, 1)``, or row, ``(gates, rows)``; 0 for an empty one.
+
+    Args:
+        values: ``(gates, rows, cols)``, non-negative.
+        per_row: look at rows instead of matrices.
+    """
+    if values.numel() == 0:
+        return values.new_zeros(values.shape[0], values.shape[1] if per_row else 1)
+    return values.amax((-1,) if per_row else (-2, -1), keepdim=True).squeeze(-1)
 
 
 def mean_magnitude(weight: Tensor, *, per_row: bool) -> Tensor:
@@ -105,6 +137,26 @@ def binary_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
     return scale.to(dtype).clamp(min=torch.finfo(dtype).tiny)
 
 
-def ternary_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round a scale to twice a number of ``dtype``: its two planes then hold exactly half of it each."""
+def grid_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round a scale so that half of it, and sums of its bit planes, are exact in ``dtype``.
+
+    Args:
+        scale: float64, non-negative.
+        dtype: that of the weight.
+    """
+    if dtype == torch.float64:
+        # Planes of up to 8 bits are summed in float64 without a wider type to round from: spare 8 bits of 53.
+        return (scale.view(torch.int64) & -256).view(torch.float64)
     return (scale / 2).to(dtype) * 2
+
+
+def glorot_half(weight: Tensor) -> float:
+    """Return ``W0 = √(6 / (in + 4·hidden)) / 2``, half the bound of Glorot's uniform initialisation.
+
+    Args:
+        weight: ``(gates, rows, cols)``; ``in`` is cols, and ``4·hidden`` is gates · rows.
+
+    Reference: Ardakani et al. 2019, arXiv:1809.11086.
+    """
+    gates, rows, cols = weight.shape
+    return math.sqrt(6 / max(cols + gates * rows, 1)) / 2

@@ -1,0 +1,197 @@
+"""Alternating multi-bit weights: k signs per weight, k free scales.
+
+Levels ``±α1 ± … ± αk`` are symmetric, so magnitudes alone decide: the upper half of the levels cuts |w|
+into ``2^(k−1)`` cells, and least squares needs only how many weights a cell holds and what they sum to. A
+pass over the weights compares them with ``2^(k−1) − 1`` thresholds; all else has the size of the scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from qlstm_core import BitPlanes, Quantizer, straight_through
+from qlstm_quant.options import check_bits, check_count, check_flag
+from qlstm_quant.scaled import above, binary_codes, binary_scale, check_weight, group_sum, mean_magnitude
+
+ALLOWED_BITS = range(1, 5)
+RIDGE = 1e-12
+"""Share of the diagonal added to the normal equations, which are singular where two planes are equal."""
+
+
+class Alternating(Quantizer):
+    """Alternating multi-bit quantization: ``W ≈ Σ_k α_k B_k`` with every B_k in {−1, +1} and free α_k.
+
+    Forward: start greedily, ``α_k = mean|r|, B_k = sign(r), r ← r − α_k B_k``; then ``iterations`` times
+    give every weight the nearest of the ``2^bits`` levels and solve ``min_α ‖w − Σ α_k B_k‖²`` for these
+    codes; the result is the nearest levels for the last α. No half-step can raise the squared error, so it is
+    never worse than the greedy start. With one bit this is ``bwn``, smallest α included.
+    Gradient: straight-through.
+
+    Args:
+        bits: 1 to 4, planes and scales.
+        iterations: alternations, 0 or more; the paper finds that two suffice.
+        per_row: k scales per row, as in the paper, instead of per gate.
+
+    Raises:
+        TypeError, ValueError: options of another type or outside their range.
+
+    Reference: Xu et al. 2018, arXiv:1802.00150, equations 3 to 5 and algorithm 2.
+    """
+
+    def __init__(self, bits: int = 2, iterations: int = 2, per_row: bool = False) -> None:
+        super().__init__()
+        self.bits = check_bits("alternating", bits, ALLOWED_BITS)
+        self.scales = self.bits
+        self.iterations = check_count("alternating", "iterations", iterations)
+        self.per_row = check_flag("alternating", "per_row", per_row)
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        """Return the nearest levels, of the weight's shape and dtype, with the gradient of the identity.
+
+        Args:
+            weight: ``(gates, rows, cols)``, floating point.
+            curvature: not used.
+
+        Raises:
+            ValueError: a weight of another shape.
+        """
+        check_weight(weight)
+        with torch.no_grad():
+            magnitude = _magnitude(weight)
+            levels, _ = _codebook(self._fit(weight, magnitude))
+            # Rounded once from float64, as BitPlanes.dense does.
+            values = _look_up(magnitude, levels, levels.to(weight.dtype).to(magnitude.dtype))
+            quantized = values.to(weight.dtype) * binary_codes(weight)
+        return straight_through(weight, quantized)
+
+    @torch.no_grad()
+    def bitplanes(self, weight: Tensor, curvature: Tensor | None = None) -> BitPlanes:
+        """Return ``bits`` planes with free scales, the largest first."""
+        check_weight(weight)
+        magnitude = _magnitude(weight)
+        scales = self._fit(weight, magnitude)
+        levels, codes = _codebook(scales)
+        negative = weight < 0
+        planes = [
+            (_look_up(magnitude, levels, codes[..., k].to(magnitude.dtype)) > 0) ^ negative
+            for k in range(self.bits)
+        ]
+        return BitPlanes(torch.stack(planes), scales.movedim(-1, 0))
+
+    def _fit(self, weight: Tensor, magnitude: Tensor) -> Tensor:
+        """Return α, ``(gates, 1 or rows, bits)``, non-negative, descending, in the weight's dtype."""
+        scales = self._greedy_scales(magnitude)
+        # One bit: mean|w| is already the optimum.
+        for _ in range(self.iterations if self.bits > 1 else 0):
+            levels, codes = _codebook(scales)
+            counts, sums = self._cells(magnitude, levels)
+            refined = _least_squares(counts, sums, codes)
+            # At worst equal in exact arithmetic; the comparison guards near singular normal equations.
+            before = (counts * levels**2 - 2 * sums * levels).sum(-1)
+            reached = (codes @ refined.unsqueeze(-1)).squeeze(-1)
+            after = (counts * reached**2 - 2 * sums * reached).sum(-1)
+            scales = torch.where((after < before).unsqueeze(-1), refined, scales)
+            # Levels are the same for −α, and for α in any order.
+            scales = scales.abs().sort(-1, descending=True).values
+        limits = torch.finfo(weight.dtype)
+        largest = limits.max * (1 - self.bits * limits.eps)
+        scales = scales * (largest / scales.sum(-1, keepdim=True)).clamp(max=1)
+        return binary_scale(scales, weight.dtype) if self.bits == 1 else scales.to(weight.dtype)
+
+    def _greedy_scales(self, magnitude: Tensor) -> Tensor:
+        """Return mean|r| of the successive residuals r, ``(gates, 1 or rows, bits)``, float64."""
+        residual = magnitude
+        scales = [mean_magnitude(residual, per_row=self.per_row)]
+        for _ in range(self.bits - 1):
+            residual = (residual - scales[-1].to(residual.dtype).unsqueeze(-1)).abs_()
+            scales.append(mean_magnitude(residual, per_row=self.per_row))
+        return torch.stack(scales, -1).sort(-1, descending=True).values
+
+    def _cells(self, magnitude: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how many weights are nearest to each level and the sum of their magnitudes."""
+        _, rows, cols = magnitude.shape
+        counts = [torch.full_like(levels[..., 0], cols if self.per_row else rows * cols)]
+        sums = [group_sum(magnitude, per_row=self.per_row)]
+        for higher in _above_midpoints(magnitude, levels):
+            counts.append(group_sum(higher, per_row=self.per_row))
+            sums.append(group_sum(higher.mul_(magnitude), per_row=self.per_row))
+        return _differences(counts), _differences(sums)
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return f"bits={self.bits}, iterations={self.iterations}, per_row={self.per_row}"
+
+
+def _magnitude(weight: Tensor) -> Tensor:
+    """Return |w| in float32 or wider."""
+    return weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _codebook(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the levels that are not negative, ascending, and the signs that make them, both in float64.
+
+    Args:
+        scales: ``(gates, groups, bits)``.
+
+    Returns:
+        ``(gates, groups, 2^(bits−1))`` and ``(gates, groups, 2^(bits−1), bits)``.
+    """
+    bits = scales.shape[-1]
+    combinations = list(product((1.0, -1.0), repeat=bits - 1))
+    codes = torch.tensor([(1.0, *rest) for rest in combinations], dtype=torch.float64, device=scales.device)
+    levels = torch.zeros(*scales.shape[:-1], len(combinations), dtype=torch.float64, device=scales.device)
+    # Added in this order, as BitPlanes.dense does: the same roundings.
+    for k in range(bits):
+        levels = levels + codes[:, k] * scales[..., k : k + 1].double()
+    # For each level with the first sign +, its opposite is a level too: keep the one that is not negative.
+    codes = codes * binary_codes(levels).unsqueeze(-1)
+    levels, order = levels.abs().sort(-1)
+    return levels, codes.gather(-2, order.unsqueeze(-1).expand_as(codes))
+
+
+def _above_midpoints(magnitude: Tensor, levels: Tensor) -> Iterator[Tensor]:
+    """Yield, for each midpoint of neighbouring levels, 1 where the magnitude is above it, else 0."""
+    midpoints = levels[..., 1:] / 2 + levels[..., :-1] / 2
+    for midpoint in midpoints.unbind(-1):
+        yield above(magnitude, midpoint)
+
+
+def _look_up(magnitude: Tensor, levels: Tensor, table: Tensor) -> Tensor:
+    """Return for each weight the entry of ``table`` that belongs to the level nearest to its magnitude.
+
+    Args:
+        magnitude: ``(gates, rows, cols)``.
+        levels: ``(gates, 1 or rows, cells)``, ascending.
+        table: same shape, in the magnitude's dtype, finite.
+    """
+    values = torch.zeros_like(magnitude)
+    reached = torch.ones_like(magnitude)
+    entries = table.unsqueeze(-2).unbind(-1)
+    for entry, higher in zip(entries[:-1], _above_midpoints(magnitude, levels), strict=True):
+        # The difference is 1 in one cell and 0 elsewhere: each weight adds one entry to zeros, exactly.
+        values.addcmul_(reached - higher, entry)
+        reached = higher
+    return values.addcmul_(reached, entries[-1])
+
+
+def _least_squares(counts: Tensor, sums: Tensor, codes: Tensor) -> Tensor:
+    """Return the α that minimises ``‖w − Σ α_k B_k‖²`` for given codes, ``(gates, groups, bits)``.
+
+    Normal equations: ``(BᵀB) α = Bᵀw``, ``BᵀB = Σ_c n_c b_c b_cᵀ``, ``Bᵀw = Σ_c s_c b_c`` over the cells c.
+    """
+    gram = torch.einsum("...c,...cj,...ck->...jk", counts, codes, codes)
+    moments = torch.einsum("...c,...ck->...k", sums, codes)
+    total = counts.sum(-1).clamp(min=1)
+    ridge = RIDGE * total[..., None, None] * torch.eye(codes.shape[-1], dtype=gram.dtype, device=gram.device)
+    solution: Tensor = torch.linalg.solve_ex(gram + ridge, moments.unsqueeze(-1)).result.squeeze(-1)
+    return solution
+
+
+def _differences(cumulative: list[Tensor]) -> Tensor:
+    """Return per-cell values from those of "this cell or a higher one", stacked in the last dimension."""
+    stacked = torch.stack([*cumulative, torch.zeros_like(cumulative[0])], -1)
+    return stacked[..., :-1] - stacked[..., 1:]
