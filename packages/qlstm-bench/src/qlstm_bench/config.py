@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qlstm_core.plugins.errors import suggest
 
-Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["32-true", "64-true", "bf16-mixed"]
 
 _NOT_PART_OF_THE_RESULT = {"log_every", "checkpoint_seconds"}
 

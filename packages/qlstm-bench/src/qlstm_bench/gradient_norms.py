@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qlstm_bench.tasks import Task
 from qlstm_core import record_states
+from qlstm_core.layers import RecurrentLayer
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class StateGradientNorms:
         return first / last
 
 
-def state_gradient_norms(layer: nn.Module, loss: Callable[[], Tensor]) -> list[StateGradientNorms]:
+def state_gradient_norms(layer: RecurrentLayer, loss: Callable[[], Tensor]) -> list[StateGradientNorms]:
     """Return the norms of ``∂ξ_T/∂h_t`` for every step, layer and direction.
 
     Args:
@@ -58,8 +59,8 @@ def task_gradient_norms(task: Task, model: nn.Module, seed: int) -> list[StateGr
     """Return the gradient norms of a task's last time step, on a batch of its validation part.
 
     A copy of the model is measured, in training mode (stochastic quantizers sample, batch normalisation uses
-    the batch's statistics) and in float64, so that only gradients beyond 1e308 overflow. Neither the model nor
-    the random generators change.
+    the batch's statistics) and in float64, so that only gradients beyond 1e308 overflow. The model and the
+    random generators stay as they are.
 
     Args:
         task: prepared.

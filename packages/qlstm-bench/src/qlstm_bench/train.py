@@ -129,7 +129,7 @@ def clip_gradients_(model: torch.nn.Module, limit: float) -> float:
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
-    norm = torch.stack(norms).norm().item()
+    norm = float(torch.stack(norms).norm())
     if limit < norm < math.inf:
         for gradient in gradients:
             gradient.mul_(limit / norm)

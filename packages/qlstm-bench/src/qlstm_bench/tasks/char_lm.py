@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -172,9 +171,10 @@ def cut_streams(codes: Codes, streams: int) -> Codes:
     return codes[: streams * length].reshape(streams, length)
 
 
-def count_segments(streams: NDArray[Any], unroll: int) -> int:
+def count_segments(streams: Codes, unroll: int) -> int:
     """Return how many segments of ``unroll`` predictions streams of L characters have: ⌈(L − 1) / unroll⌉."""
-    return -(-(streams.shape[1] - 1) // unroll)
+    length: int = streams.shape[1]
+    return math.ceil((length - 1) / unroll)
 
 
 def segment(streams: Codes, index: int, unroll: int) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ from qlstm_core.plugins.catalogue import Catalogue
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    import qlstm_core
     from qlstm_bench.config import RunConfig
+    from qlstm_core.layers import RecurrentLayer
 
 
 class Task(ABC):
@@ -52,7 +52,7 @@ class Task(ABC):
         """Return a freshly initialised model."""
 
     @abstractmethod
-    def recurrent(self, model: nn.Module) -> qlstm_core.LSTM:
+    def recurrent(self, model: nn.Module) -> RecurrentLayer:
         """Return the model's recurrent layer, whose size and gradient norms are reported."""
 
     @abstractmethod

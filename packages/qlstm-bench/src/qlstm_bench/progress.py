@@ -1,0 +1,38 @@
+"""The progress bar of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class RunProgress:
+    """A bar on stderr with the latest figures; where stderr is no terminal, a line at each validation."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", total=None)
+        self._latest: dict[str, float] = {}
+
+    def __enter__(self) -> RunProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
+        """Show where a run is; a :data:`qlstm_bench.train.Listener`."""
+        self._latest |= figures
+        shown = {name: value for name, value in self._latest.items() if name.startswith(("train_", "valid_"))}
+        text = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items())
+        self._progress.update(self._task, completed=step, total=steps, description=text)
+        if self._progress.disable and any(name.startswith("valid_") for name in figures):
+            self._progress.console.print(f"step {step}/{steps}  {text}", highlight=False, soft_wrap=True)

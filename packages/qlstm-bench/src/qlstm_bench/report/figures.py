@@ -1,0 +1,161 @@
+"""The figures of a report: training curves, and gradient norms through time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qlstm_bench.report.collect import Record
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; dashes tell lines apart without colour.
+_COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "qlstm",
+}
+
+# Below this a gradient carries nothing: float32 has lost it beside the gradient at the loss.
+_SMALLEST_NORM = 1e-12
+
+Draw = Callable[[Axes, Sequence[Record], Sequence[str]], None]
+
+
+def draw_curves(axes: Axes, records: Sequence[Record], normalizers: Sequence[str]) -> None:
+    """Draw the figure of merit in validation against optimizer steps; a cross marks where a run diverged.
+
+    Args:
+        axes: to draw on.
+        records: of one section.
+        normalizers: all that the report shows, in the order of their colours.
+    """
+    for record in records:
+        metric = record.result["metric"]
+        steps, values = record.curve(f"valid_{metric}")
+        line = axes.plot(steps, values, **_look(record, normalizers))[0]
+        if record.result["status"] == "diverged":
+            last = values[-1] if values else record.result["metrics"][f"baseline_{metric}"]
+            axes.plot([record.result["diverged_at"]], [last], "x", color=line.get_color(), markersize=8)
+    first = records[0].result
+    baseline = first["metrics"][f"baseline_{first['metric']}"]
+    axes.axhline(baseline, color="0.6", linewidth=0.8, zorder=0)
+    axes.annotate(
+        "symbol frequencies alone", (0.99, baseline), xycoords=("axes fraction", "data"),
+        xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7, color="0.4",
+    )  # fmt: skip
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(f"{first['metric_title']}, validation")
+
+
+def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequence[str]) -> None:
+    """Draw ``‖∂ξ_T/∂h_t‖`` of the first layer, relative to its value at T, on a log axis.
+
+    Args:
+        axes: to draw on.
+        records: of one section.
+        normalizers: all that the report shows, in the order of their colours.
+    """
+    for record in records:
+        traces = record.result.get("gradient_norms") or [{"norms": []}]
+        norms = np.array(traces[0]["norms"], dtype=float)
+        relative = norms / norms[-1] if norms.size and norms[-1] > 0 else norms
+        shown = np.where(np.isfinite(relative) & (relative >= _SMALLEST_NORM), relative, np.nan)
+        axes.semilogy(np.arange(1, norms.size + 1), shown, **_look(record, normalizers))
+    axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
+    axes.set_xlabel("time step t (the loss is at the last, T)")
+    axes.set_ylabel("‖∂ξ/∂hₜ‖ relative to the last step")
+
+
+def _look(record: Record, normalizers: Sequence[str]) -> dict[str, Any]:
+    index = normalizers.index(record.result["normalizer"])
+    return {
+        "label": record.result["normalizer"],
+        "color": _COLORS[index % len(_COLORS)],
+        "linestyle": _DASHES[index % len(_DASHES)],
+        "linewidth": 1.6,
+    }
+
+
+def by_quantizer(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the records by quantizer, in their order."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.result["quantizer"], []).append(record)
+    return groups
+
+
+def draw_panels(records: Sequence[Record], draw: Draw) -> dict[str, str]:
+    """Return one figure per quantizer as SVG, all with the same axes.
+
+    Args:
+        records: of one section.
+        draw: :func:`draw_curves` or :func:`draw_gradient_norms`.
+    """
+    with mpl.rc_context(_STYLE):
+        figures = {
+            quantizer: Figure(figsize=(4.4, 3.3), layout="constrained") for quantizer in by_quantizer(records)
+        }
+        axes = _draw_all(records, draw, [figure.subplots() for figure in figures.values()])
+        for panel, quantizer in zip(axes, figures, strict=True):
+            panel.set_title(f"weights: {quantizer}", loc="left", fontsize=10)
+            _legend(panel)
+        return {quantizer: _svg(figure) for quantizer, figure in figures.items()}
+
+
+def draw_overview(records: Sequence[Record], path: Path) -> None:
+    """Write one PNG with the training curves above the gradient norms, a column per quantizer.
+
+    Args:
+        records: of one section.
+        path: of the file.
+    """
+    quantizers = list(by_quantizer(records))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6 * len(quantizers), 5.8), layout="constrained")
+        grid = figure.subplots(2, len(quantizers), squeeze=False, sharey="row")
+        for row, draw in zip(grid, (draw_curves, draw_gradient_norms), strict=True):
+            _draw_all(records, draw, list(row))
+            for panel in row[1:]:
+                panel.set_ylabel("")
+        for panel, quantizer in zip(grid[0], quantizers, strict=True):
+            panel.set_title(f"weights: {quantizer}", loc="left", fontsize=10)
+        _legend(grid[0][0])
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _draw_all(records: Sequence[Record], draw: Draw, panels: list[Axes]) -> list[Axes]:
+    """Draw each quantizer's records on its own axes and give all the same limits."""
+    normalizers = sorted(
+        {record.result["normalizer"] for record in records}, key=lambda name: (name != "none", name)
+    )
+    for panel, group in zip(panels, by_quantizer(records).values(), strict=True):
+        draw(panel, group, normalizers)
+    limits = [panel.get_ylim() for panel in panels]
+    for panel in panels:
+        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    return panels
+
+
+def _legend(panel: Axes) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    panel.legend(
+        list(unique.values()), list(unique), title="normaliser", frameon=False, fontsize=8, title_fontsize=8
+    )
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
