@@ -122,9 +122,9 @@ def leave() -> None:
 @pytest.mark.parametrize(
     ("hook", "reason"),
     [
-        (lambda: None, "qlstm_quantizers returned None, not an iterable of QuantizerSpec"),
-        (lambda: 3, "qlstm_quantizers returned int, not an iterable of QuantizerSpec"),
-        (lambda: quantizer("x"), "qlstm_quantizers returned QuantizerSpec, not an iterable of QuantizerSpec"),
+        (lambda: None, "qlstm_quantizers gave None, not an iterable of QuantizerSpec"),
+        (lambda: 3, "qlstm_quantizers gave int, not an iterable of QuantizerSpec"),
+        (lambda: quantizer("x"), "qlstm_quantizers gave QuantizerSpec, not an iterable of QuantizerSpec"),
         (lambda: "sign", "qlstm_quantizers gave str in place of QuantizerSpec"),
         (
             lambda: [quantizer("x"), normalizer("y")],

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from qlstm_core.plugins.discovery import load_plugins, normalize, unknown_disabl
 from qlstm_core.plugins.errors import PluginError, PluginWarning, describe, suggest
 from qlstm_core.plugins.hookspecs import PROJECT
 from qlstm_core.plugins.record import Plugin, PluginRecord
+from qlstm_core.plugins.results import NonsenseError, check_names, check_specs
 from qlstm_core.plugins.specs import API_VERSION, NormalizerSpec, QuantizerSpec, Spec
 
 S = TypeVar("S", bound=Spec)
@@ -248,9 +248,11 @@ class Registry:
             if not self._implements(plugin, hook):
                 continue
             try:
-                specs = _checked(self._call(plugin, hook), spec_type, self._taken(plugin, hook))
-            except _NonsenseError as error:
-                plugin.mark("failed", f"{hook} {error}")
+                specs = check_specs(self._call(plugin, hook), spec_type)
+                own = normalize(plugin.distribution)
+                check_names(specs, self._given_by(own, hook), core=own == "qlstm-core")
+            except NonsenseError as error:
+                plugin.mark("failed", f"{hook} gave {error}")
             except (Exception, SystemExit) as error:
                 plugin.mark("failed", f"{hook} raised {describe(error)}")
             except BaseException:  # interrupted: the next look-up asks again
@@ -263,11 +265,9 @@ class Registry:
                     needs = f"{spec.name!r} needs version {spec.api_version} of the plugin interface"
                     plugin.mark("incompatible", f"{needs}, this qlstm-core speaks version {API_VERSION}")
 
-    def _taken(self, plugin: Plugin, hook: str) -> set[str]:
-        """Return the names given by the plugin's own distribution: distribution/name must stay unique."""
-        own = normalize(plugin.distribution)
-        siblings = [other for other in self._plugins.values() if normalize(other.distribution) == own]
-        return {name for other in siblings for spec in other.specs.get(hook, ()) for name in spec.names}
+    def _given_by(self, distribution: str, hook: str) -> list[Any]:
+        plugins = [p for p in self._plugins.values() if normalize(p.distribution) == distribution]
+        return [spec for plugin in plugins for spec in plugin.specs.get(hook, ())]
 
     def _mistakes(self, plugin: Plugin) -> list[str]:
         """Return what looks wrong in a plugin that works; a hook unknown here may be another package's."""
@@ -300,28 +300,6 @@ def _adds_hooks(plugin: Plugin) -> bool:
     return (
         inspect.getattr_static(plugin.instance, "qlstm_addhooks", None) is not None
     )  # runs none of its code
-
-
-class _NonsenseError(Exception):
-    """A hook returned something else than specs, each with a name of its own."""
-
-
-def _checked(results: list[Any], spec_type: type[S], taken: set[str]) -> list[S]:
-    """Return the specs in one plugin's results; pluggy leaves out a result of None."""
-    if not results:
-        raise _NonsenseError(f"returned None, not an iterable of {spec_type.__name__}")
-    specs: list[S] = []
-    for result in results:
-        if not isinstance(result, Iterable):
-            raise _NonsenseError(f"returned {type(result).__name__}, not an iterable of {spec_type.__name__}")
-        for spec in result:
-            if not isinstance(spec, spec_type):
-                raise _NonsenseError(f"gave {type(spec).__name__} in place of {spec_type.__name__}")
-            specs.append(spec)
-    counts = Counter([*taken, *(name for spec in specs for name in spec.names)])
-    if twice := [name for name, count in counts.items() if count > 1]:
-        raise _NonsenseError(f"gave a name twice: {', '.join(map(repr, twice))}")
-    return specs
 
 
 registry = Registry()
