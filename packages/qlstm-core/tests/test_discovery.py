@@ -80,23 +80,6 @@ def test_entry_point_to_nowhere_fails(site: Path) -> None:
     assert "missing" in reason
 
 
-def test_damaged_entry_points_cost_their_own_distribution_alone(site: Path) -> None:
-    install(site, "damaged-dist", "no equals sign here")
-    install(site, "sound-dist", "e = sound_dist_module")
-    found = outcome()
-    assert found["sound-dist:e"] == ("active", "")
-    status, reason = found["damaged-dist:entry_points.txt"]
-    assert status == "failed"
-    assert reason.startswith("its entry_points.txt cannot be read: ")
-
-
-def test_remains_of_an_uninstallation_are_passed_over(site: Path) -> None:
-    info = site / "remains-1.0.dist-info"
-    info.mkdir()
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\ne = remains_module\n")
-    assert outcome() == {}
-
-
 def test_distribution_found_twice_counts_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(site / "first", "Twice.Dist", "e = Twice.Dist_module", version="2.0")
     install(site / "second", "twice-dist", "e = twice_dist_module", version="1.0")

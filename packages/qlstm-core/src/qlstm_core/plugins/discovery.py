@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from importlib.metadata import Distribution, EntryPoint, distributions
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 
 from qlstm_core.plugins.errors import describe, suggest
 from qlstm_core.plugins.record import Plugin
@@ -18,10 +18,9 @@ def load_plugins(group: str) -> list[Plugin]:
     """Import the entry points of ``group``, in alphabetical order of distribution and name.
 
     One that is disabled or that cannot be imported is in the list with its reason and without its instance.
-    Unlike :func:`importlib.metadata.entry_points` and pluggy's own loader, this gives up on none because of
-    another: not for a damaged ``entry_points.txt``, nor two entry points of one name, nor a ``SystemExit``.
+    Unlike pluggy's own loader, this does not stop at the first that fails, nor pass over a second of one name.
     """
-    plugins = [plugin for distribution in _distributions() for plugin in _plugins(distribution, group)]
+    plugins = [_load(entry_point) for entry_point in entry_points(group=group)]
     return sorted(plugins, key=lambda plugin: (normalize(plugin.distribution), plugin.name))
 
 
@@ -44,41 +43,16 @@ def _disabled() -> set[str]:
     return {normalize(word) for word in words if word}
 
 
-def _distributions() -> Iterator[Distribution]:
-    """Yield the first distribution of each name along ``sys.path``, the one that an import would find."""
-    seen: set[str] = set()
-    for distribution in distributions():
-        try:
-            name = normalize(distribution.metadata["Name"])
-        except Exception:  # the remains of an uninstallation that was cut short have no name to report
-            continue
-        if name not in seen:
-            seen.add(name)
-            yield distribution
-
-
-def _plugins(distribution: Distribution, group: str) -> Iterator[Plugin]:
-    name, version = distribution.metadata["Name"], distribution.metadata["Version"] or ""
-    if f"[{group}]" not in (distribution.read_text("entry_points.txt") or ""):
-        return
-    try:
-        entry_points = list(distribution.entry_points.select(group=group))
-    except Exception as error:
-        plugin = Plugin(f"{name}:entry_points.txt", name, version)
-        plugin.mark("failed", f"its entry_points.txt cannot be read: {describe(error)}")
-        yield plugin
-        return
-    for entry_point in entry_points:
-        plugin = Plugin(f"{name}:{entry_point.name}", name, version)
-        if _disabled() & {normalize(name), normalize(entry_point.name)}:
-            plugin.mark("disabled", f"named in {DISABLE_VARIABLE}")
-        else:
-            _import(plugin, entry_point)
-        yield plugin
-
-
-def _import(plugin: Plugin, entry_point: EntryPoint) -> None:
+def _load(entry_point: EntryPoint) -> Plugin:
+    distribution, version = "unknown", ""
+    if entry_point.dist is not None:
+        distribution, version = entry_point.dist.name, entry_point.dist.version
+    plugin = Plugin(f"{distribution}:{entry_point.name}", distribution, version)
+    if _disabled() & {normalize(distribution), normalize(entry_point.name)}:
+        plugin.mark("disabled", f"named in {DISABLE_VARIABLE}")
+        return plugin
     try:
         plugin.instance = entry_point.load()
     except (Exception, SystemExit) as error:
         plugin.mark("failed", f"{entry_point.value} cannot be imported: {describe(error)}")
+    return plugin

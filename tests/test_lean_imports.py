@@ -1,0 +1,67 @@
+"""``import qlstm_core`` costs little more than ``import torch``: the heavy is imported where it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "numba",
+    "llvmlite",
+    "matplotlib",
+    "pandas",
+    "distributed",
+    "dask",
+    "sklearn",
+    "lightning_fabric",
+    "safetensors",
+)
+
+PROBE = """
+import sys
+import torch
+before = set(sys.modules)
+{statement}
+new = {{name.partition(".")[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)
+print("|".join(sorted(new)))
+"""
+
+
+def third_party_imports(statement: str) -> set[str]:
+    """Return the top-level packages that a statement imports, beyond torch's own and the standard library."""
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE.format(statement=statement)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return set(result.stdout.splitlines()[-1].split("|"))
+
+
+def test_core_imports_pluggy_alone() -> None:
+    assert third_party_imports("import qlstm_core, qlstm_core.plugins, qlstm_core.cli") == {
+        "qlstm_core",
+        "pluggy",
+    }
+
+
+@pytest.mark.parametrize("package", ["qlstm_quant", "qlstm_norm"])
+def test_plugins_import_the_core_alone(package: str) -> None:
+    statement = f"import {package}, {package}.hooks"
+    assert third_party_imports(statement) == {"qlstm_core", "pluggy", package}
+
+
+def test_listing_plugins_imports_nothing_heavy() -> None:
+    imported = third_party_imports("from qlstm_core.cli import main; main(['plugins'])")
+    assert {"qlstm_quant", "qlstm_norm", "qlstm_bench"} <= imported, "every plugin was asked"
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_building_a_layer_by_name_imports_nothing_heavy() -> None:
+    statement = "import qlstm_core; qlstm_core.LSTM(3, 4, quantizer='bwn', normalizer='layer')"
+    imported = third_party_imports(statement)
+    assert "qlstm_quant" in imported
+    assert imported.isdisjoint(HEAVY)
