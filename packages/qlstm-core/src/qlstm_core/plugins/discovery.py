@@ -18,7 +18,7 @@ def load_plugins(group: str) -> list[Plugin]:
     """Import the entry points of ``group``, in alphabetical order of distribution and name.
 
     One that is disabled or that cannot be imported is in the list with its reason and without its instance.
-    Unlike pluggy's own loader, this does not stop at the first that fails, nor pass over a second of one name.
+    Unlike pluggy's own loader, this does not stop at the first that fails, nor skip a second of one name.
     """
     plugins = [_load(entry_point) for entry_point in entry_points(group=group)]
     return sorted(plugins, key=lambda plugin: (normalize(plugin.distribution), plugin.name))
