@@ -1,6 +1,7 @@
 """Recurrent layers with 1- to few-bit weights."""
 
 from qlstm_core.bitplanes import BitPlanes
+from qlstm_core.curvature import track_curvature
 from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
 from qlstm_core.layers import (
     GRU,
@@ -26,4 +27,5 @@ __all__ = [
     "StateTrace",
     "record_states",
     "straight_through",
+    "track_curvature",
 ]

@@ -1,0 +1,179 @@
+"""Each normaliser against torch's own operator or its formula written out, over random shapes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from qlstm_core import LSTM, Normalizer
+from qlstm_norm import BatchSeparate, BatchShared, LayerNorm, RMSNorm, WeightNorm
+
+shapes = st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(2, 7))
+
+
+def prepared(normalizer: Normalizer, gates: int, rows: int, seed: int = 0) -> Normalizer:
+    """Prepare for a path in float64 and shake gains and biases away from their start."""
+    torch.manual_seed(seed)
+    normalizer.prepare(torch.randn(gates, rows, 3, dtype=torch.float64))
+    for parameter in normalizer.parameters():
+        parameter.data += torch.randn_like(parameter)
+    return normalizer
+
+
+def activations(shape: tuple[int, int, int], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(shape, dtype=torch.float64, generator=generator) + 1
+
+
+@given(shapes, st.integers(0, 999), st.floats(1e-8, 0.1))
+def test_layer_norm_equals_torch_gate_by_gate(shape: tuple[int, int, int], seed: int, eps: float) -> None:
+    norm = prepared(LayerNorm(eps=eps), *shape[1:], seed)
+    x = activations(shape, seed)
+    y = norm(x, 0)
+    for k in range(shape[1]):
+        expected = torch.nn.functional.layer_norm(x[:, k], shape[2:], norm.gain[k], norm.bias[k], eps)
+        torch.testing.assert_close(y[:, k], expected)
+
+
+@given(shapes, st.integers(0, 999), st.floats(1e-8, 0.1))
+def test_rms_norm_is_its_formula(shape: tuple[int, int, int], seed: int, eps: float) -> None:
+    norm = prepared(RMSNorm(eps=eps), *shape[1:], seed)
+    x = activations(shape, seed)
+    y = norm(x, 0)
+    for b in range(shape[0]):
+        for k in range(shape[1]):
+            square = sum(v * v for v in x[b, k].tolist()) / shape[2]
+            for j in range(shape[2]):
+                expected = norm.gain[k, j] * x[b, k, j] / math.sqrt(square + eps)
+                assert y[b, k, j].item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(0, 999))
+def test_weight_norm_gives_rows_the_length_of_the_gain(gates: int, rows: int, cols: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    weight = torch.randn(gates, rows, cols, dtype=torch.float64)
+    norm = WeightNorm()
+    norm.prepare(weight)
+    torch.testing.assert_close(norm.weight(weight), weight)
+    norm.gain.data.uniform_(0.5, 2)
+    quantized = torch.where(weight < 0, -7.0, 7.0).double()
+    result = norm.weight(quantized)
+    torch.testing.assert_close(result.norm(dim=-1), norm.gain.detach())
+    torch.testing.assert_close(result, quantized * (norm.gain / (7 * math.sqrt(cols))).unsqueeze(-1))
+
+
+def test_weight_norm_leaves_rows_of_zeros() -> None:
+    norm = WeightNorm(gain=1.0)
+    norm.prepare(torch.randn(1, 2, 3))
+    weight = torch.tensor([[[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]]], requires_grad=True)
+    y = norm.weight(weight)
+    torch.testing.assert_close(y[0], torch.tensor([[0.0, 0.0, 0.0], [0.6, 0.0, 0.8]]))
+    y.sum().backward()
+    assert weight.grad.isfinite().all()
+
+
+@settings(max_examples=50)
+@given(
+    shapes,
+    st.integers(1, 4),
+    st.integers(1, 7),
+    st.integers(0, 999),
+    st.sampled_from([0.0, 0.1, 1.0]),
+    st.booleans(),
+)
+def test_batch_separate_equals_torch_step_by_step(
+    shape: tuple[int, int, int], max_steps: int, steps: int, seed: int, momentum: float, shared: bool
+) -> None:
+    """Training and evaluation, running statistics, and steps beyond the last that has its own."""
+    norm: Normalizer = BatchShared(momentum=momentum)
+    if not shared:
+        norm = BatchSeparate(max_steps=max_steps, momentum=momentum)
+    norm = prepared(norm, *shape[1:], seed)
+    rows = 1 if shared else max_steps
+    size = shape[1] * shape[2]
+    modules = [torch.nn.BatchNorm1d(size, momentum=momentum).double() for _ in range(rows)]
+    for module in modules:
+        module.weight.data, module.bias.data = norm.gain.data.flatten(), norm.bias.data.flatten()
+    for training in (True, True, False):
+        norm.train(training)
+        for t in range(steps):
+            module = modules[min(t, rows - 1)].train(training)
+            x = activations(shape, seed + t)
+            torch.testing.assert_close(norm(x, t), module(x.flatten(1)).view(shape))
+    for k, module in enumerate(modules):
+        torch.testing.assert_close(norm.running_mean[k].flatten(), module.running_mean)
+        torch.testing.assert_close(norm.running_var[k].flatten(), module.running_var)
+
+
+def test_batch_of_one() -> None:
+    norm = prepared(BatchShared(), 2, 3)
+    x = activations((1, 2, 3), 0)
+    with pytest.raises(ValueError, match="at least 2 sequences in training, got 1"):
+        norm(x, 0)
+    running = norm.running_mean.clone()
+    in_training = norm(x, 1)
+    assert torch.equal(norm.running_mean, running)
+    assert torch.equal(in_training, norm.eval()(x, 0))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: BatchSeparate(max_steps=0), "max_steps must be at least 1, got 0"),
+        (lambda: BatchShared(momentum=1.5), r"momentum must lie in \[0, 1\], got 1.5"),
+    ],
+)
+def test_bad_options(build: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["layer", "rms", "batch-shared", "batch-separate"])
+def test_initial_gain_is_an_option(name: str) -> None:
+    layer = LSTM(3, 4, normalizer=f"{name}:gain=0.25")
+    assert layer.normalizers["hh_l0"].gain.unique().tolist() == [0.25]
+
+
+def test_weight_norm_gain_starts_from_the_rows_or_from_the_option() -> None:
+    layer = LSTM(3, 4, quantizer="none", normalizer="weight")
+    rows = layer.weight_hh_l0.view(4, 4, 4).norm(dim=-1)
+    assert torch.equal(layer.normalizers["hh_l0"].gain, rows)
+    constant = LSTM(3, 4, normalizer="weight:gain=0.5").normalizers["ih_l0"].gain
+    assert constant.unique().tolist() == [0.5]
+
+
+def test_only_live_sequences_count_in_batch_statistics() -> None:
+    """The batch of a step is what is still alive, in a packed sequence as in a shorter batch."""
+    torch.manual_seed(0)
+    layer = LSTM(3, 4, normalizer="batch-separate:max_steps=4,momentum=1.0")
+    lengths = [4, 4, 2, 2, 2]
+    x = torch.randn(4, 5, 3)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths)
+    layer(packed)
+    by_hand = [x[t, : sum(length > t for length in lengths)] for t in range(4)]
+    for t, live in enumerate(by_hand):
+        preactivation = live @ layer.weight_ih_l0.T
+        mean = layer.normalizers["ih_l0"].running_mean[t].flatten()
+        var = layer.normalizers["ih_l0"].running_var[t].flatten()
+        torch.testing.assert_close(mean, preactivation.mean(0))
+        torch.testing.assert_close(var, preactivation.var(0))
+
+
+def test_evaluation_uses_and_keeps_running_statistics() -> None:
+    torch.manual_seed(0)
+    layer = LSTM(3, 4, normalizer="batch-separate:max_steps=3")
+    for _ in range(5):
+        layer(torch.randn(6, 8, 3))
+    layer.eval()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    x = torch.randn(6, 2, 3)
+    together = layer(x)[0]
+    alone = layer(x[:, :1])[0]
+    torch.testing.assert_close(together[:, :1], alone)
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name])
