@@ -133,6 +133,11 @@ def leave() -> None:
         (lambda: [quantizer("x"), quantizer("x")], "qlstm_quantizers gave a name twice: 'x'"),
         (lambda: [quantizer("x", aliases=("x",))], "qlstm_quantizers gave a name twice: 'x'"),
         (
+            lambda: [quantizer("none")],
+            "qlstm_quantizers gave the name 'none', every layer's default, which belongs to qlstm-core",
+        ),
+        (lambda: [None], "qlstm_quantizers gave None in place of QuantizerSpec"),
+        (
             lambda: [quantizer("Not A Name")],
             "qlstm_quantizers raised ValueError: QuantizerSpec 'Not A Name': name",
         ),
@@ -371,6 +376,22 @@ def test_hook_may_look_names_up(empty: Registry) -> None:
     empty.register(plugin(qlstm_quantizers=qlstm_quantizers), "p")
     empty.register(quantizer_plugin(quantizer("sign")), "q")
     assert empty.quantizers.names() == ["sign", "twice-sign"]
+
+
+def test_warning_turned_into_an_error_does_not_hit_the_plugin_that_looked_up(empty: Registry) -> None:
+    def qlstm_quantizers() -> list[QuantizerSpec]:
+        return [quantizer("for-" + name) for name in empty.normalizers.names()]
+
+    empty.register(
+        plugin(qlstm_quantizers=qlstm_quantizers, qlstm_normalizers=lambda: [normalizer("x")]), "p"
+    )
+    empty.register(plugin(qlstm_normalizers=lambda: 3), "bad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(PluginWarning, match=r"'bad'"):
+            empty.quantizers.names()
+    assert empty.quantizers.names() == ["for-x"]
+    assert record(empty, "p").status == "active"
 
 
 def test_first_look_ups_of_many_threads_share_one_call(empty: Registry) -> None:
