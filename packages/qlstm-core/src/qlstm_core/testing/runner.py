@@ -1,0 +1,291 @@
+"""Runs checks: which apply to a plugin, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+from unittest import SkipTest
+
+from qlstm_core.interfaces import Normalizer, Quantizer
+from qlstm_core.plugins import Catalogue, UnknownNameError, registry
+from qlstm_core.plugins.errors import describe, suggest
+from qlstm_core.testing import (
+    gradient_checks,
+    layer_checks,
+    normalizer_checks,
+    quantizer_checks,
+    state_checks,
+    storage_checks,
+    value_checks,
+)
+from qlstm_core.testing.inputs import Plugin, seeded
+
+Status = Literal["passed", "failed", "skipped", "expected failure"]
+
+_BOTH: tuple[Callable[[Any], None], ...] = (
+    value_checks.check_shape_dtype_device,
+    value_checks.check_finite_values,
+    value_checks.check_non_contiguous,
+    value_checks.check_input_unchanged,
+    value_checks.check_eval_deterministic,
+    value_checks.check_eval_keeps_state,
+    value_checks.check_training_reproducible,
+    value_checks.check_gates_independent,
+    gradient_checks.check_gradient,
+    state_checks.check_prepare,
+    state_checks.check_state_dict,
+    state_checks.check_deepcopy,
+    state_checks.check_pickle,
+)
+
+QUANTIZER_CHECKS: tuple[Callable[[Quantizer], None], ...] = (
+    quantizer_checks.check_declarations,
+    *_BOTH,
+    quantizer_checks.check_level_count,
+    quantizer_checks.check_no_zero_from_one_bit,
+    quantizer_checks.check_rows_independent,
+    quantizer_checks.check_constrain,
+    quantizer_checks.check_curvature,
+    gradient_checks.check_straight_through,
+    storage_checks.check_bitplanes,
+    storage_checks.check_pack_round_trip,
+    storage_checks.check_storage_bytes,
+    layer_checks.check_quantizer_in_layer,
+)
+"""What is checked of every quantizer; each function takes one and raises AssertionError."""
+
+NORMALIZER_CHECKS: tuple[Callable[[Normalizer], None], ...] = (
+    normalizer_checks.check_declarations,
+    *_BOTH,
+    normalizer_checks.check_sequences_independent,
+    normalizer_checks.check_any_step,
+    normalizer_checks.check_scale_invariance,
+    normalizer_checks.check_statistics,
+    normalizer_checks.check_running_statistics,
+    normalizer_checks.check_storage_bytes,
+    gradient_checks.check_derivative,
+    layer_checks.check_normalizer_in_layer,
+    layer_checks.check_cell_path,
+)
+"""What is checked of every normaliser."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one plugin; calling it runs it.
+
+    Args:
+        name: the function's name, for example ``"check_level_count"``.
+        plugin: what is checked, as text for people.
+        function: takes no arguments; raises AssertionError where the plugin fails, SkipTest where the check
+            does not apply.
+    """
+
+    name: str
+    plugin: str
+    function: Callable[[], None]
+
+    def __call__(self) -> None:
+        """Run the check; its random numbers are its own."""
+        __tracebackhide__ = True
+        with seeded(0):
+            self.function()
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What became of one check.
+
+    Args:
+        name, plugin: as in :class:`Check`.
+        status: ``"passed"``, ``"failed"``, ``"skipped"`` or ``"expected failure"``.
+        reason: why it failed, was skipped, or was expected to fail; empty where it passed.
+    """
+
+    name: str
+    plugin: str
+    status: Status
+    reason: str = ""
+
+
+class ConformanceError(AssertionError):
+    """A plugin failed checks; ``results`` holds what became of every check."""
+
+    def __init__(self, results: list[CheckResult]) -> None:
+        failed = [result for result in results if result.status == "failed"]
+        title = f"{failed[0].plugin} fails {len(failed)} of {len(results)} checks:"
+        super().__init__("\n".join([title, *(f"  {result.name}: {result.reason}" for result in failed)]))
+        self.results = results
+
+
+def checks_of(plugin: Plugin | str, *, only: Iterable[str] | None = None) -> Iterator[Check]:
+    """Return an iterator over the checks of a plugin; each runs when it is called.
+
+    Args:
+        plugin: an instance as a user would give it to a layer, or a registered name such as ``"bwn"`` or
+            ``"alternating:bits=3"``; a name that is both a quantizer's and a normaliser's stands for both.
+        only: names of the checks; default: all.
+
+    Raises:
+        TypeError: neither a name nor an instance.
+        PluginError: a name or an option that the registry does not know.
+        ValueError: ``only`` names an unknown check, or one that this kind of plugin does not have, or none.
+    """
+    subjects = _subjects(plugin)
+    functions = [(subject, function) for subject in subjects for function in subject.functions()]
+    if only is not None:
+        wanted = known_checks({only} if isinstance(only, str) else set(only))
+        functions = [(subject, function) for subject, function in functions if function.__name__ in wanted]
+    if not functions:
+        raise ValueError(f"no check of {plugin!r} is selected")
+    return (Check(f.__name__, subject.title, partial(f, *subject.arguments(f))) for subject, f in functions)
+
+
+def run_checks(
+    checks: Iterable[Check], *, expected_failed_checks: Mapping[str, str] | None = None
+) -> Iterator[CheckResult]:
+    """Run checks one by one and yield what became of each.
+
+    Args:
+        checks: from :func:`checks_of`.
+        expected_failed_checks: reasons by name of check. One of these that passes is a failure: the entry is
+            out of date.
+
+    Raises:
+        ValueError: ``expected_failed_checks`` names an unknown check.
+    """
+    expected = dict(expected_failed_checks or {})
+    known_checks(expected)
+    return (_run(check, expected.get(check.name)) for check in checks)
+
+
+def check_quantizer(
+    quantizer: Quantizer,
+    *,
+    only: Iterable[str] | None = None,
+    expected_failed_checks: Mapping[str, str] | None = None,
+) -> list[CheckResult]:
+    """Run the conformance checks on a quantizer and return what became of each.
+
+    Args:
+        quantizer: an instance, as a user would give it to a layer.
+        only: names of the checks to run; default: all.
+        expected_failed_checks: reasons by name of check, for those known to fail.
+
+    Raises:
+        ConformanceError: some fail; the message lists each with its reason. An AssertionError.
+        TypeError: not a quantizer.
+        ValueError: an unknown name of a check, or none selected.
+    """
+    _require_instance(quantizer, Quantizer)
+    return _run_all(checks_of(quantizer, only=only), expected_failed_checks)
+
+
+def check_normalizer(
+    normalizer: Normalizer,
+    *,
+    only: Iterable[str] | None = None,
+    expected_failed_checks: Mapping[str, str] | None = None,
+) -> list[CheckResult]:
+    """Run the conformance checks on a normaliser; as :func:`check_quantizer`."""
+    _require_instance(normalizer, Normalizer)
+    return _run_all(checks_of(normalizer, only=only), expected_failed_checks)
+
+
+def _run_all(checks: Iterable[Check], expected: Mapping[str, str] | None) -> list[CheckResult]:
+    results = list(run_checks(checks, expected_failed_checks=expected))
+    if any(result.status == "failed" for result in results):
+        raise ConformanceError(results)
+    return results
+
+
+def _run(check: Check, expected: str | None) -> CheckResult:
+    try:
+        check()
+    except SkipTest as error:
+        return CheckResult(check.name, check.plugin, "skipped", str(error))
+    except Exception as error:
+        if expected is not None:
+            return CheckResult(check.name, check.plugin, "expected failure", expected)
+        reason = str(error) if isinstance(error, AssertionError) and str(error) else describe(error)
+        return CheckResult(check.name, check.plugin, "failed", reason)
+    if expected is not None:
+        reason = f"passes, but is in expected_failed_checks ({expected!r}): remove it there"
+        return CheckResult(check.name, check.plugin, "failed", reason)
+    return CheckResult(check.name, check.plugin, "passed")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A quantizer or a normaliser to check.
+
+    Args:
+        title: what to call it.
+        template: the instance.
+        catalogue: the registry's catalogue of its kind.
+        text: the text that built it, if any.
+    """
+
+    title: str
+    template: Plugin
+    catalogue: Catalogue[Any]
+    text: str | None = None
+
+    def functions(self) -> tuple[Callable[..., None], ...]:
+        specific = QUANTIZER_CHECKS if isinstance(self.template, Quantizer) else NORMALIZER_CHECKS
+        return (*specific, state_checks.check_text_form)
+
+    def arguments(self, function: Callable[..., None]) -> tuple[Any, ...]:
+        return (self.catalogue, self.text) if function is state_checks.check_text_form else (self.template,)
+
+
+def _subjects(plugin: Plugin | str) -> list[_Subject]:
+    if isinstance(plugin, Quantizer | Normalizer):
+        options = plugin.extra_repr()
+        title = f"{type(plugin).__name__}({options})" if options else type(plugin).__name__
+        return [_Subject(title, plugin, _catalogue(plugin))]
+    if not isinstance(plugin, str):
+        hint = f": give an instance, {plugin.__name__}()" if isinstance(plugin, type) else ""
+        raise TypeError(f"a quantizer, a normaliser or a registered name is needed, got {plugin!r}{hint}")
+    catalogues = [c for c in (registry.quantizers, registry.normalizers) if _provides(c, plugin)]
+    if not catalogues:
+        name = plugin.partition(":")[0]
+        known = sorted({*registry.quantizers.names(), *registry.normalizers.names()})
+        nearest = suggest(name, known)
+        raise UnknownNameError(
+            f"no quantizer or normaliser is called {name!r}{nearest}; installed: {', '.join(known)}"
+        )
+    return [
+        _Subject(plugin if len(catalogues) == 1 else f"{plugin} ({c.kind})", c.create(plugin), c, plugin)
+        for c in catalogues
+    ]
+
+
+def _catalogue(plugin: Plugin) -> Catalogue[Any]:
+    return registry.quantizers if isinstance(plugin, Quantizer) else registry.normalizers
+
+
+def _provides(catalogue: Catalogue[Any], text: str) -> bool:
+    try:
+        catalogue.get(text.partition(":")[0].strip())
+    except UnknownNameError:
+        return False
+    return True
+
+
+def known_checks(names: Iterable[str]) -> set[str]:
+    """Return ``names``; raise ValueError where one is not the name of a check."""
+    functions = (*QUANTIZER_CHECKS, *NORMALIZER_CHECKS, state_checks.check_text_form)
+    known = sorted({function.__name__ for function in functions})
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no check {name!r}{suggest(name, known)}; checks: {', '.join(known)}")
+    return set(names)
+
+
+def _require_instance(plugin: object, kind: type) -> None:
+    if not isinstance(plugin, kind):
+        hint = f": give an instance, {plugin.__name__}()" if isinstance(plugin, type) else ""
+        raise TypeError(f"a {kind.__name__} is needed, got {plugin!r}{hint}")
