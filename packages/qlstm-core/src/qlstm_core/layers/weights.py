@@ -188,6 +188,8 @@ class WeightedLayer(nn.Module):
             for key, weight in weights.items():
                 if key + suffix in self.quantizers:
                     _prepare(self.quantizers[key + suffix], weight)
+                if (curvature := getattr(self, f"curvature_{key}{suffix}", None)) is not None:
+                    curvature.fill_(1)
             for key in ("ih", "hh"):
                 if key + suffix in self.normalizers:
                     _prepare(self.normalizers[key + suffix], self._path_weight(key, weights))
