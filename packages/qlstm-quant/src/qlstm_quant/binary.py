@@ -20,7 +20,7 @@ class BinaryConnect(ScaledQuantizer):
     Args:
         stochastic: sample while training; ``eval()`` uses sign(w), the more probable value.
 
-    Reference: Courbariaux, Bengio, David 2015, arXiv:1511.00363, equations 1 to 3 and algorithm 1.
+    Reference: Courbariaux, Bengio, David 2015, arXiv:1511.00363.
     """
 
     bits = 1
@@ -56,7 +56,7 @@ class BWN(ScaledQuantizer):
     Args:
         per_row: one α per row instead of one per gate.
 
-    Reference: Rastegari et al. 2016, arXiv:1603.05279, equation 6.
+    Reference: Rastegari et al. 2016, arXiv:1603.05279.
     """
 
     bits = 1
@@ -84,7 +84,7 @@ class SBN(ScaledQuantizer):
     the rows of all its gates.
     Gradient: straight-through. The probability is clipped, the weight is not.
 
-    Reference: Ardakani et al. 2019, arXiv:1809.11086, section 4.
+    Reference: Ardakani et al. 2019, arXiv:1809.11086.
     """
 
     bits = 1

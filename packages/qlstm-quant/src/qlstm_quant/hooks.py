@@ -1,7 +1,4 @@
-"""Registers the quantizers: the only file of this package that touches the plugin interface.
-
-Factories are lazy, so that listing plugins imports none of them.
-"""
+"""Registers the quantizers: the only file of this package that touches the plugin interface."""
 
 from __future__ import annotations
 

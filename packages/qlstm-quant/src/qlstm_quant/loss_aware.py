@@ -34,7 +34,7 @@ class LAB(ScaledQuantizer):
     Args:
         per_row: one α per row instead of one per gate.
 
-    Reference: Hou, Yao, Kwok 2017, arXiv:1611.01600, proposition 3.1.
+    Reference: Hou, Yao, Kwok 2017, arXiv:1611.01600.
     """
 
     bits = 1
@@ -67,7 +67,7 @@ class LAT(ScaledQuantizer):
     Args:
         per_row: one α per row instead of one per gate.
 
-    Reference: Hou, Kwok 2018, arXiv:1802.08635, section 3.1 and algorithm 2.
+    Reference: Hou, Kwok 2018, arXiv:1802.08635.
     """
 
     bits = 2

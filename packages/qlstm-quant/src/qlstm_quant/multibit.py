@@ -39,7 +39,7 @@ class Alternating(Quantizer):
     Raises:
         TypeError, ValueError: options of another type or outside their range.
 
-    Reference: Xu et al. 2018, arXiv:1802.00150, equations 3 to 5 and algorithm 2.
+    Reference: Xu et al. 2018, arXiv:1802.00150.
     """
 
     def __init__(self, bits: int = 2, iterations: int = 2, per_row: bool = False) -> None:

@@ -76,8 +76,9 @@ def check_weight(weight: Tensor) -> None:
 
 def binary_codes(weight: Tensor) -> Tensor:
     """Return sign(w) with sign(0) = +1, in the weight's dtype."""
-    # sign(sign(w) + ½): three vectorised passes; torch.where is several times slower here and would hide NaN.
-    return torch.sign(weight).add_(0.5).sign_()
+    # ⌊clip(w, −1, 0)⌋ is −1 below zero and 0 above. Unlike torch.sign and torch.where this keeps NaN; it is
+    # also several times faster than the latter.
+    return torch.clamp(weight, -1, 0).floor_().mul_(2).add_(1)
 
 
 def ternary_codes(weight: Tensor, threshold: Tensor) -> Tensor:
@@ -88,8 +89,10 @@ def ternary_codes(weight: Tensor, threshold: Tensor) -> Tensor:
         threshold: non-negative, of a shape that broadcasts to the weight's.
     """
     # w − clip(w, −Δ, Δ) is exactly 0 inside the threshold and keeps the sign of w outside.
-    clipped = torch.clamp(weight, -threshold, threshold)
-    return torch.sub(weight, clipped, out=clipped).sign_()
+    excess = torch.clamp(weight, -threshold, threshold)
+    torch.sub(weight, excess, out=excess)
+    # torch.sign turns NaN into 0: the second term, else 0, keeps it.
+    return torch.sign(excess).add_(excess.clamp_(-1, 1).mul_(0))
 
 
 def above(magnitude: Tensor, threshold: Tensor) -> Tensor:

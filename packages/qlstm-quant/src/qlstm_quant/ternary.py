@@ -30,8 +30,8 @@ class TerConnect(ScaledQuantizer):
         stochastic: sample while training; ``eval()`` uses the threshold.
         per_row: one mean|w| per row instead of one per gate.
 
-    References: Lin et al. 2016, arXiv:1510.03009 (sampling); Li et al. 2016, arXiv:1605.04711, equation 6
-    (threshold); Hou et al. 2019 use it so for recurrent networks.
+    References: Lin et al. 2016, arXiv:1510.03009 (sampling); Li et al. 2016, arXiv:1605.04711 (threshold);
+    Hou et al. 2019 use it so for recurrent networks.
     """
 
     bits = 2
@@ -68,7 +68,7 @@ class TWN(ScaledQuantizer):
     Args:
         per_row: one Δ and α per row instead of one per gate.
 
-    Reference: Li et al. 2016, arXiv:1605.04711, equations 3, 5 and 6.
+    Reference: Li et al. 2016, arXiv:1605.04711.
     """
 
     bits = 2
@@ -100,7 +100,7 @@ class STN(ScaledQuantizer):
     the rows of all its gates.
     Gradient: straight-through. The probability is clipped, the weight is not.
 
-    Reference: Ardakani et al. 2019, arXiv:1809.11086, section 4.
+    Reference: Ardakani et al. 2019, arXiv:1809.11086.
     """
 
     bits = 2
@@ -125,7 +125,7 @@ class AbsMean(ScaledQuantizer):
     Args:
         per_row: one γ per row instead of one per gate.
 
-    Reference: Ma et al. 2024, arXiv:2402.17764, equations 1 to 3.
+    Reference: Ma et al. 2024, arXiv:2402.17764.
     """
 
     bits = 2

@@ -28,7 +28,7 @@ class Uniform(ScaledQuantizer):
     Raises:
         TypeError, ValueError: options of another type or outside their range.
 
-    Reference: Jacob et al. 2018, arXiv:1712.05877, section 2.1, with the zero point at 0 and a narrow range.
+    Reference: Jacob et al. 2018, arXiv:1712.05877, with the zero point at 0 and a narrow range.
     """
 
     scales = 1
@@ -68,7 +68,7 @@ class LSQ(ScaledQuantizer):
     Raises:
         TypeError, ValueError: options of another type or outside their range.
 
-    Reference: Esser et al. 2020, arXiv:1902.08153, equations 1 to 5 and section 2.2, with Q_N = Q_P.
+    Reference: Esser et al. 2020, arXiv:1902.08153, with Q_N = Q_P.
     """
 
     scales = 1
