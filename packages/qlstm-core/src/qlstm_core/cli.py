@@ -53,6 +53,22 @@ examples:
 "reason", "provides": {KIND: [NAME, ...]}}, ...]}; later versions may add keys, and change "format" otherwise.
 """
 
+_CHECK_DESCRIPTION = """\
+Run the conformance checks on installed quantizers and normalisers, and print what became of each check. A NAME
+is that of a quantizer or normaliser, with options or without, or that of a plugin or a distribution, for all
+that it provides.
+
+The exit code is 1 when a check fails.
+"""
+
+_CHECK_EPILOG = """\
+examples:
+  qlstm check bwn
+  qlstm check alternating:bits=3 layer:cell=true
+  qlstm check qlstm-quant --only check_bitplanes
+  qlstm check --all
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -61,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for input that cannot be used.
+    """Run the command line and return its exit code: 0; 1 where a check failed; 2 for unusable input.
 
     Args:
         arguments: without the program's name; default: those of the process.
@@ -116,6 +132,21 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     plugins.add_argument("--json", action="store_true", help="print a JSON document for programs")
     plugins.set_defaults(run=_plugins)
 
+    check = commands.add_parser(
+        "check",
+        help="run the conformance checks on installed quantizers and normalisers",
+        description=_CHECK_DESCRIPTION,
+        epilog=_CHECK_EPILOG,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    check.add_argument("names", nargs="*", metavar="NAME", help="what to check")
+    check.add_argument("--all", action="store_true", help="check everything installed")
+    check.add_argument(
+        "--only", action="append", default=[], metavar="CHECK", help="run this check; may be repeated"
+    )
+    check.set_defaults(run=_check)
+
     return parser, dict(commands.choices)
 
 
@@ -144,6 +175,14 @@ def _plugins(options: argparse.Namespace) -> int:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print("\n".join(_table(records, width)))
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from qlstm_core.testing.report import report  # costs time that `qlstm plugins` need not take
+
+    if bool(options.names) == options.all:
+        raise PluginError("say what to check: one or more names, or --all")
+    return 0 if report(options.names, options.only) else 1
 
 
 def _table(records: Sequence[PluginRecord], width: int | None) -> list[str]:
