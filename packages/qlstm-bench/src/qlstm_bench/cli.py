@@ -12,6 +12,8 @@ import typer
 
 # Heavy modules are imported by the commands that need them: `qlstm-bench --help` answers at once.
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -163,8 +165,11 @@ def report(
     if not records:
         raise RunError(f"no finished run in {', '.join(map(str, runs))}: expected folders with a result.json")
     print_table(records)
-    write_html(records, out)
-    print(f"report: {out}")
+    try:
+        write_html(records, out)
+    except OSError as error:
+        raise RunError(f"--out {str(out)!r} cannot be written: {error.strerror or error}") from error
+    print(f"\nreport: {out}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -187,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ConfigError, DataError, PluginError, RunError) as error:
             return _refuse(str(error))
         except Exception as error:
-            # typer brings its own copy of click or uses the installed one: told by what it can do, not by class.
+            # typer brings its own copy of click, or uses the installed one: told by what it can do.
             if hasattr(error, "format_message"):
                 return _refuse(_usage_message(error))
             if type(error).__name__ == "Abort":
@@ -195,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         except KeyboardInterrupt:
             return _interrupted()
-    return code if isinstance(code, int) else 0
+    return _interrupted() if code == _INTERRUPTED else 0
 
 
 def _refuse(message: str) -> int:
@@ -205,7 +210,7 @@ def _refuse(message: str) -> int:
 
 def _interrupted() -> int:
     print("qlstm-bench: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-    return 130
+    return _INTERRUPTED
 
 
 def _show_warning(
@@ -229,8 +234,7 @@ def _usage_message(error: Any) -> str:
         return message
     commands = getattr(context.command, "commands", None)
     if commands and "No such command" in message:
-        typed = (getattr(context, "_protected_args", None) or context.args or [""])[0]
-        typed = typed or message.split("'")[1]
+        typed = message.split("'")[1]
         return f"unknown command {typed!r}{suggest(typed, commands)}; commands: {', '.join(commands)}"
     option = getattr(error, "option_name", None)
     if option and "No such option" in message:

@@ -36,9 +36,9 @@ NORMALIZERS = (
 SETTINGS: dict[str, Any] = {
     "data": "stdlib-char",
     "hidden": 128,
-    "steps": 280,
+    "steps": 200,
     "eval_every": 40,
-    "eval_symbols": 64_000,
+    "eval_symbols": 32_000,
     "device": "cpu",
 }
 """What all runs share; the rest is char-lm's, the paper's. Sized for two cores and less than five minutes."""
@@ -76,7 +76,7 @@ def show(out: Path, *, settings: Mapping[str, Any] = SETTINGS, force: bool = Fal
         write_html(records, out / "report.html")
         draw_overview(records, out / "demo.png")
         seconds = time.monotonic() - started
-        print(f"{len(records)} runs in {seconds:.0f} s; {out / 'report.html'}, {out / 'demo.png'}")
+        print(f"\n{len(records)} runs in {seconds:.0f} s; {out / 'report.html'}, {out / 'demo.png'}")
     if failures:
         raise RunError(f"{len(failures)} of {len(jobs)} runs failed: {'; '.join(failures)}")
 

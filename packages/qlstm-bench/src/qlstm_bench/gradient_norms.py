@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qlstm_bench.tasks import Task
-from qlstm_core import record_states
-from qlstm_core.layers import RecurrentLayer
+from qlstm_core import RecurrentLayer, record_states
 
 
 @dataclass(frozen=True)

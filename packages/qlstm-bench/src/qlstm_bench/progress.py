@@ -31,8 +31,8 @@ class RunProgress:
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
         """Show where a run is; a :data:`qlstm_bench.train.Listener`."""
         self._latest |= figures
-        shown = {name: value for name, value in self._latest.items() if name.startswith(("train_", "valid_"))}
-        text = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items())
+        shown = [name for name in sorted(self._latest) if name.startswith(("train_", "valid_"))]
+        text = "  ".join(f"{name.replace('_', ' ')} {self._latest[name]:.3f}" for name in shown)
         self._progress.update(self._task, completed=step, total=steps, description=text)
         if self._progress.disable and any(name.startswith("valid_") for name in figures):
             self._progress.console.print(f"step {step}/{steps}  {text}", highlight=False, soft_wrap=True)

@@ -18,8 +18,8 @@ def describe_result(result: Mapping[str, Any]) -> str:
     if result["status"] == "completed":
         valid, test = metrics[f"valid_{metric}"], metrics[f"test_{metric}"]
         parts.append(f"{valid:.3f} {result['metric_title']} in validation, {test:.3f} in test")
-    size, plain = result["storage_bytes"], result["float32_bytes"]
-    parts.append(f"{size / 1024:.0f} KB, {plain / size:.1f} times smaller than float32")
+    size, plain = (result[name] / 1024 for name in ("storage_bytes", "float32_bytes"))
+    parts.append(f"{size:.0f} KB instead of {plain:.0f} KB in float32")
     if "gradient_growth" in metrics:
         parts.append(f"gradient growth {format_growth(metrics['gradient_growth'])}")
     parts.append(f"{result['steps']} steps in {result['wall_s']:.0f} s")

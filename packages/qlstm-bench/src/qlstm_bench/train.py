@@ -19,7 +19,7 @@ from qlstm_bench.gradient_norms import task_gradient_norms
 from qlstm_bench.random_state import random_state, restore_random_state
 from qlstm_bench.runs import FINISHED, Run, check_writable
 from qlstm_bench.tasks import Task, tasks_of
-from qlstm_core.layers import RecurrentLayer
+from qlstm_core import RecurrentLayer
 from qlstm_core.plugins import registry
 
 Listener = Callable[[int, int, Mapping[str, float]], None]
@@ -276,7 +276,10 @@ class _Training:
         """Measure what is measured once, at the end, and return the result."""
         result = self.describe("completed" if self.diverged_at is None else "diverged")
         traces = task_gradient_norms(self.task, self.module, self.config.seed)
-        result["gradient_norms"] = [dataclasses.asdict(trace) for trace in traces]
+        result["gradient_norms"] = [
+            {"layer": trace.layer, "direction": trace.direction, "norms": list(trace.norms)}
+            for trace in traces
+        ]
         result["metrics"]["gradient_growth"] = max(trace.growth for trace in traces)
         if self.diverged_at is None:
             result["metrics"][f"test_{self.task.metric}"] = self.evaluate("test")

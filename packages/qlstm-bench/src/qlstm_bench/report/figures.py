@@ -107,7 +107,7 @@ def draw_panels(records: Sequence[Record], draw: Draw) -> dict[str, str]:
         }
         axes = _draw_all(records, draw, [figure.subplots() for figure in figures.values()])
         for panel, quantizer in zip(axes, figures, strict=True):
-            panel.set_title(f"weights: {quantizer}", loc="left", fontsize=10)
+            panel.set_title(_title(quantizer), loc="left", fontsize=10)
             _legend(panel)
         return {quantizer: _svg(figure) for quantizer, figure in figures.items()}
 
@@ -128,7 +128,7 @@ def draw_overview(records: Sequence[Record], path: Path) -> None:
             for panel in row[1:]:
                 panel.set_ylabel("")
         for panel, quantizer in zip(grid[0], quantizers, strict=True):
-            panel.set_title(f"weights: {quantizer}", loc="left", fontsize=10)
+            panel.set_title(_title(quantizer), loc="left", fontsize=10)
         _legend(grid[0][0])
         figure.savefig(path, dpi=110, metadata={"Software": None})
 
@@ -144,6 +144,10 @@ def _draw_all(records: Sequence[Record], draw: Draw, panels: list[Axes]) -> list
     for panel in panels:
         panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     return panels
+
+
+def _title(quantizer: str) -> str:
+    return "full-precision weights" if quantizer == "none" else f"weights: {quantizer}"
 
 
 def _legend(panel: Axes) -> None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from qlstm_bench.report.collect import Record
 from qlstm_bench.report.figures import draw_curves, draw_gradient_norms, draw_panels
-from qlstm_bench.report.table import GROWTH_MEANING, format_frame, results_frame
+from qlstm_bench.report.table import format_frame, results_frame
 from qlstm_bench.runs import replace_file
 
 
@@ -30,7 +30,7 @@ def write_html(records: Sequence[Record], path: Path) -> None:
         lstrip_blocks=True,
     )
     sections = [_section(list(group)) for _, group in groupby(records, key=lambda record: record.section)]
-    page = environment.get_template("template.html").render(sections=sections, growth_meaning=GROWTH_MEANING)
+    page = environment.get_template("template.html").render(sections=sections)
     replace_file(path, page.encode())
 
 

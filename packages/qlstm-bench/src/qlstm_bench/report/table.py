@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TextIO
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from qlstm_bench.report.collect import Record
 from qlstm_bench.results import describe_status, format_growth
 
-GROWTH_MEANING = (
-    "norm of the gradient at the first time step over that at the last; above 1 it explodes on its way back"
-)
-"""What the column of gradient growth shows."""
+_LEFT = ("quantizer", "normaliser", "status")
 
 
 def results_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -56,33 +52,45 @@ def format_frame(frame: pd.DataFrame) -> pd.DataFrame:
     shown["normaliser"] = frame["normalizer"]
     for name in ("valid", "test"):
         shown[name] = [f"{value:.3f}" if value == value else "–" for value in frame[name]]
-    shown["size KB"] = [f"{value:.0f}" for value in frame["size_kb"]]
-    shown["smaller"] = [f"{value:.1f}×" for value in frame["ratio"]]
-    shown["gradient growth"] = [
-        format_growth(value) if value == value else "–" for value in frame["gradient_growth"]
-    ]
+    shown["KB"] = [f"{value:.0f}" for value in frame["size_kb"]]
+    shown["ratio"] = [f"{value:.1f}" for value in frame["ratio"]]
+    shown["growth"] = [format_growth(value) if value == value else "–" for value in frame["gradient_growth"]]
     shown["status"] = frame["status"]
     return shown
 
 
-def print_table(records: Sequence[Record], console: Console | None = None) -> None:
-    """Print one table per task and dataset."""
-    console = console or Console()
+def print_table(records: Sequence[Record], file: TextIO | None = None) -> None:
+    """Print one table per task and dataset, as plain text that fits 80 columns where names do."""
     frame = results_frame(records)
-    titles = {record.section: record.result["metric_title"] for record in records}
     for (task, dataset), part in frame.groupby(["task", "dataset"], sort=False):
-        shown = format_frame(part)
-        table = Table(
-            title=f"{task} on {dataset}: {titles[task, dataset]} in validation and test", title_justify="left"
+        metric = next(
+            record.result["metric_title"] for record in records if record.section == (task, dataset)
         )
-        for heading in shown.columns:
-            numeric = heading not in ("quantizer", "normaliser", "status")
-            table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading != "status")
-        previous = None
-        for row in shown.itertuples(index=False):
-            if previous not in (None, row[0]):
-                table.add_section()
-            previous = row[0]
-            table.add_row(*row)
-        console.print(table)
-    console.print(f"gradient growth: {GROWTH_MEANING}", style="dim", highlight=False)
+        print(f"\n{task} on {dataset}\n", file=file)
+        shown = format_frame(part)
+        lines = [list(shown.columns), *shown.to_numpy().tolist()]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        previous = lines[0][0]
+        for line in lines:
+            if line[0] != previous:  # a blank line before each quantizer's rows
+                print(file=file)
+                previous = line[0]
+            cells = [
+                cell.ljust(width) if heading in _LEFT else cell.rjust(width)
+                for cell, width, heading in zip(line, widths, lines[0], strict=True)
+            ]
+            print("  ".join(cells).rstrip(), file=file)
+        print(f"\n{legend(metric)}", file=file)
+
+
+def legend(metric_title: str) -> str:
+    """Return what the table's columns show, a line each."""
+    return "\n".join(
+        (
+            f"valid, test  {metric_title} in validation and test; lower is better",
+            "KB           size of the recurrent layer as deployed, in 1024 bytes",
+            "ratio        how many times smaller than the same layer in float32",
+            "growth       gradient norm at the first time step over that at the last:",
+            "             far above 1 it explodes on its way back",
+        )
+    )

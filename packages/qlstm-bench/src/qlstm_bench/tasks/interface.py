@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from qlstm_bench.config import RunConfig
-    from qlstm_core.layers import RecurrentLayer
+    from qlstm_core import RecurrentLayer
 
 
 class Task(ABC):

@@ -1,0 +1,159 @@
+"""The command line: one line for what is wrong, a result line for what went well."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlstm_bench.cli import main
+from qlstm_core.plugins import hookimpl, registry
+
+RUN = ["run", "char-lm"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["rum"], ["'rum'", "did you mean 'run'", "demo", "report"]),
+        ([*RUN, "--quantiser", "bwn"], ["'--quantiser'", "did you mean '--quantizer'", "--normalizer"]),
+        ([*RUN, "--quantizer", "binaryconnect"], ["'binaryconnect'", "'binary-connect'", "ter-connect"]),
+        ([*RUN, "--quantizer", "bwn:per_rwo=true"], ["'per_rwo'", "'per_row'"]),
+        ([*RUN, "--normalizer", "layr"], ["'layr'", "'layer'", "batch-shared"]),
+        ([*RUN, "--data", "ptb-chr"], ["'ptb-chr'", "'ptb-char'", "war-and-peace"]),
+        ([*RUN, "--data", "no/such.txt"], ["'no/such.txt'", "does not exist"]),
+        (["run", "char-ml"], ["'char-ml'", "'char-lm'"]),
+        (["run"], ["TASK"]),
+        ([*RUN, "--hidden", "many"], ["--hidden", "integer"]),
+        ([*RUN, "--hidden", "-3"], ["hidden", "-3"]),
+        ([*RUN, "--hidden"], ["--hidden"]),
+        ([*RUN, "--epochs", "1", "--steps", "2"], ["epochs", "steps"]),
+        ([*RUN, "--device", "tpu"], ["'tpu'", "cpu", "cuda"]),
+        ([*RUN, "--precision", "half"], ["'half'", "32-true", "bf16-mixed"]),
+        ([*RUN, "too-much"], ["too-much"]),
+        (["report", "nowhere"], ["nowhere", "result.json"]),
+        (["report"], ["RUNS"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if "skipped" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("qlstm-bench: error: ")
+    for name in named:
+        assert name in lines[0]
+
+
+def test_a_folder_that_cannot_be_written_fails_before_training(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main([*RUN, "--data", tiny["data"], "--out", str(tmp_path / "file")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_a_run_ends_with_one_line_of_result(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *RUN, "--data", tiny["data"], "--quantizer", "twn", "--normalizer", "rms", "--hidden", "8",
+        "--steps", "4", "--batch", "4", "--unroll", "10", "--eval-every", "2", "--device", "cpu",
+        "--out", "out",
+    ]  # fmt: skip
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    pattern = (
+        r"twn, rms on words.txt: (completed|learnt nothing); (\d\.\d+) bits per character in validation, "
+        r"\d\.\d+ in test; \d KB instead of \d KB in float32; gradient growth \S+; 4 steps in \d+ s; "
+        r"(out/\S+)\n"
+    )
+    match = re.fullmatch(pattern, captured.out)
+    assert match
+    assert (tmp_path / match[3] / "result.json").exists()
+    shown = re.findall(r"^step (\d)/4  .*valid bpc (\d\.\d+)$", captured.err, re.MULTILINE)
+    assert [step for step, _ in shown] == ["2", "4"]
+    assert shown[-1][1] == match[2]
+    assert main(words) == 0
+    again = capsys.readouterr()
+    assert again.out == captured.out.replace("out/char-lm", "finished before, out/char-lm")
+    assert again.err == ""
+
+
+def test_divergence_has_exit_code_0(tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--hidden",
+        "16",
+        "--steps",
+        "5",
+        "--batch",
+        "4",
+        "--unroll",
+        "10",
+        "--lr",
+        "3e37",
+        "--device",
+        "cpu",
+    ]
+    assert main([*RUN, "--data", tiny["data"], *words]) == 0
+    assert "none, none on words.txt: diverged at step 2;" in capsys.readouterr().out
+
+
+def test_an_interruption_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qlstm_bench.train.train", interrupt)
+    assert main(RUN) == 130
+    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_broken_plugin_is_a_warning_of_one_line(
+    tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        @hookimpl
+        def qlstm_run_started(self, run: object) -> None:
+            raise OSError("no room\nfor logs")
+
+    registry.register(Broken(), "broken-logger")
+    try:
+        words = ["--hidden", "4", "--steps", "2", "--batch", "4", "--unroll", "5", "--device", "cpu"]
+        assert main([*RUN, "--data", tiny["data"], *words]) == 0
+    finally:
+        registry.unregister("broken-logger")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "broken-logger" in warnings[0]
+    assert "no room for logs" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["run", "--help"], ["demo", "--help"], ["report", "--help"]]
+)
+def test_help_teaches(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "Usage: qlstm-bench" in text
+    if len(words) == 2:
+        assert f"qlstm-bench {words[0]}" in text.split("Examples:")[1]
+
+
+def test_help_does_not_wait_for_the_libraries() -> None:
+    """What help says needs neither matplotlib, pandas nor Lightning."""
+    code = (
+        "import sys; from qlstm_bench.cli import main; main(['--help']); "
+        "print([m for m in ('matplotlib', 'pandas', 'lightning_fabric', 'pooch') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

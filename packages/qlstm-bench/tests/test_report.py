@@ -1,0 +1,191 @@
+"""The report: what it shows of each run, and what it leaves out."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlstm_bench.cli import main
+from qlstm_bench.config import RunConfig
+from qlstm_bench.report import collect, print_table, results_frame, write_html
+from qlstm_bench.report.figures import draw_overview
+from qlstm_bench.runs import Run
+
+
+def make_run(out: Path, quantizer: str, normalizer: str, **changes: Any) -> Run:
+    """Write a run that has ended with the given result."""
+    settings = {"data": "toy", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 20}
+    config = RunConfig.build({**settings, "quantizer": quantizer, "normalizer": normalizer})
+    dataset = changes.pop("dataset", "toy")
+    run = Run.of(out, config, dataset)
+    run.directory.mkdir(parents=True)
+    run.write_config()
+    metrics: Mapping[str, float] = {
+        "baseline_bpc": 4.0, "valid_bpc": 2.5, "best_valid_bpc": 2.5, "best_step": 20, "test_bpc": 2.625,
+        "gradient_growth": 0.25,
+    }  # fmt: skip
+    result = {
+        "status": "completed", "task": "char-lm", "quantizer": quantizer, "normalizer": normalizer, "metric": "bpc", "metric_title": "bits per character", "steps": 20, "diverged_at": None, "storage_bytes": 2048,
+        "float32_bytes": 8192, "seed": 0, "dataset": {"name": dataset, "sha256": "ab" * 32}, "device": "cpu",
+        "versions": {"torch": "2"}, "git_commit": None, "wall_s": 1.0,
+        "gradient_norms": [{"layer": 0, "direction": 0, "norms": [0.25, 0.5, 1.0]}],
+    }  # fmt: skip
+    run.write_result(result | {"metrics": metrics | changes.pop("metrics", {})} | changes)
+    for step in (10, 20):
+        run.log({"step": step, "valid_bpc": 4 - step / 10})
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Runs of every fate, and damaged ones."""
+    out = tmp_path / "runs"
+    make_run(out, "twn", "layer")
+    make_run(out, "none", "layer", storage_bytes=8192)
+    make_run(out, "none", "none", storage_bytes=8192)
+    make_run(out, "twn", "none", metrics={"valid_bpc": 4.5, "gradient_growth": 3.25e22})
+    make_run(
+        out, "bwn", "none", status="diverged", diverged_at=7, metrics={"gradient_growth": math.inf},
+        gradient_norms=[{"layer": 0, "direction": 0, "norms": [math.inf, 1e200, 1.0]}],
+    )  # fmt: skip
+    make_run(out, "bwn", "layer", status="failed", error="OSError: <disk> full")
+    (make_run(out, "lab", "none").directory / "result.json").write_text("{")
+    (make_run(out, "lat", "none").directory / "config.yaml").write_text("hidden: [")
+    (make_run(out, "sbn", "none").directory / "result.json").unlink()
+    return out
+
+
+def test_runs_are_collected_in_order_and_damaged_ones_named(runs: Path, tmp_path: Path) -> None:
+    records, problems = collect([runs, runs, tmp_path / "nowhere"])
+    names = [(record.result["quantizer"], record.result["normalizer"]) for record in records]
+    assert names == [
+        ("none", "none"), ("none", "layer"), ("bwn", "none"), ("bwn", "layer"), ("twn", "none"),
+        ("twn", "layer"),
+    ]  # fmt: skip
+    assert len(problems) == 4
+    for part in (
+        r"lab.*result\.json",
+        r"lat.*config\.yaml",
+        r"sbn.*has not ended",
+        r"nowhere: no run folder",
+    ):
+        assert any(re.search(part, problem) for problem in problems)
+    assert not any("\n" in problem for problem in problems)
+    one, none = collect([records[0].run.directory])
+    assert (one, none) == ([records[0]], [])
+
+
+def test_the_frame_holds_the_figures(runs: Path) -> None:
+    frame = results_frame(collect([runs])[0]).set_index(["quantizer", "normalizer"])
+    good = frame.loc["twn", "layer"]
+    assert (good.valid, good.test, good.size_kb, good.ratio) == (2.5, 2.625, 2.0, 4.0)
+    assert (good.gradient_growth, good.status) == (0.25, "completed")
+    assert frame.loc["twn", "none"].status == "learnt nothing"
+    assert frame.loc["bwn", "none"].status == "diverged at step 7"
+    assert math.isnan(frame.loc["bwn", "none"].valid)
+    assert frame.loc["bwn", "layer"].status == "failed: OSError: <disk> full"
+
+
+def test_the_table_shows_every_figure(runs: Path) -> None:
+    make_run(runs, "bwn", "none", dataset="other")
+    output = io.StringIO()
+    print_table(collect([runs])[0], output)
+    text = output.getvalue()
+    assert text.index("char-lm on other\n") < text.index("char-lm on toy\n")
+    rows = [tuple(re.split(r"  +", line)) for line in text.partition("char-lm on toy")[2].splitlines()]
+    assert rows[2] == ("quantizer", "normaliser", "valid", "test", "KB", "ratio", "growth", "status")
+    assert ("twn", "layer", "2.500", "2.625", "2", "4.0", "2.5e-01", "completed") in rows
+    assert ("twn", "none", "4.500", "2.625", "2", "4.0", "3.2e+22", "learnt nothing") in rows
+    assert ("bwn", "none", "–", "–", "2", "4.0", "> 1e+308", "diverged at step 7") in rows
+
+
+def test_the_longest_names_fit_a_terminal(tmp_path: Path) -> None:
+    make_run(tmp_path, "binary-connect", "batch-separate", status="diverged", diverged_at=1000)
+    output = io.StringIO()
+    print_table(collect([tmp_path])[0], output)
+    assert max(map(len, output.getvalue().splitlines())) <= 90
+
+
+class Page(HTMLParser):
+    """What a browser would load, the cells, and whether tags are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+        self.cells: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        given = dict(attributes)
+        self.loaded += [str(given[name]) for name in ("src", "href", "xlink:href") if name in given]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag in self.open:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "td":
+            self.cells.append(data)
+
+
+def test_the_page_is_self_contained_and_complete(runs: Path, tmp_path: Path) -> None:
+    make_run(runs, "none", "none", dataset="other")
+    write_html(collect([runs])[0], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert all(target.startswith("#") for target in page.loaded)
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 2 * (
+        3 + 1
+    )  # curves and norms, for 3 quantizers on toy and 1 on the other
+    assert text.count("<h2>") == 2
+    for cell in ("2.500", "3.2e+22", "learnt nothing", "diverged at step 7", "failed: OSError: <disk> full"):
+        assert cell in page.cells
+    assert "char-lm on toy" in text
+    assert "weights: bwn" in text
+    assert 'name="viewport"' in text
+
+
+def test_the_same_runs_give_the_same_page(runs: Path, tmp_path: Path) -> None:
+    records, _ = collect([runs])
+    write_html(records, tmp_path / "one.html")
+    write_html(records, tmp_path / "two.html")
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_the_overview_is_a_small_picture(runs: Path, tmp_path: Path) -> None:
+    draw_overview(collect([runs])[0], tmp_path / "overview.png")
+    content = (tmp_path / "overview.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert 10_000 < len(content) < 150_000
+
+
+def test_the_command_skips_damaged_runs_and_says_so(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(runs), "--out", "page.html"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("qlstm-bench: skipped: ") == 3
+    assert "diverged" in captured.out
+    assert Path("page.html").exists()
+
+
+def test_a_report_that_cannot_be_written_is_an_error(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(runs), "--out", "no/folder/page.html"]) == 2
+    assert "no/folder/page.html" in capsys.readouterr().err

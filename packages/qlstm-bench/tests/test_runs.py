@@ -1,0 +1,156 @@
+"""A run's directory is readable whatever happened to it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from qlstm_bench.config import RunConfig
+from qlstm_bench.runs import Run, RunError, check_writable, replace_file
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    config = RunConfig.build(
+        {"data": "toy", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 4}
+    )
+    made = Run.of(tmp_path / "runs", config, "0" * 64)
+    made.directory.mkdir(parents=True)
+    made.write_config()
+    return made
+
+
+def test_the_name_tells_task_quantizer_and_normalizer(run: Run) -> None:
+    config = run.config.model_copy(update={"quantizer": "alternating:bits=2", "normalizer": "batch-shared"})
+    assert run.name.startswith("char-lm-none-none-")
+    assert Run.of(Path(), config, "1").name.startswith("char-lm-alternating-bits-2-batch-shared-")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), st.floats() | st.integers() | st.none() | st.booleans()))
+def test_numbers_that_json_lacks_come_back(
+    tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, Any]
+) -> None:
+    directory = tmp_path_factory.mktemp("run")
+    config = RunConfig.build(
+        {"data": "toy", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 4}
+    )
+    run = Run(directory, config)
+    run.write_result({"status": "completed", "metrics": metrics})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads((directory / "result.json").read_text(), parse_constant=refuse)
+    result = run.result()
+    assert result is not None
+    for name, value in metrics.items():
+        restored = result["metrics"][name]
+        if isinstance(value, float) and math.isnan(value):
+            assert math.isnan(restored)
+        else:
+            assert restored == value
+            assert type(restored) is type(value)
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 3, "los', b'{"step": 3}', b"\xff\xfe\n", b"[3]\n", b"\n"])
+def test_a_torn_line_is_left_out(run: Run, torn: bytes) -> None:
+    run.log({"step": 1, "loss": 2.0})
+    run.log({"step": 2, "loss": math.inf})
+    with (run.directory / "metrics.jsonl").open("ab") as file:
+        file.write(torn)
+    assert run.metrics() == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": math.inf}]
+    run.rewind_metrics(1)
+    run.log({"step": 2, "loss": 1.0})
+    assert run.metrics() == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+
+    def half(file: IO[bytes]) -> None:
+        file.write(b"ne")
+        assert path.read_bytes() == b"old"
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, half)
+    assert path.read_bytes() == b"old"
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_killed_writer_left_is_swept_away(run: Run) -> None:
+    (run.directory / "result.json.123.tmp").write_bytes(b"{")
+    with run.writing():
+        assert not list(run.directory.rglob("*.tmp"))
+
+
+def test_two_trainings_of_one_run_are_refused(run: Run) -> None:
+    with run.writing(), pytest.raises(RunError, match="another process is training this run"), run.writing():
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "completed"}', "\x00"])
+def test_a_damaged_result_is_named(run: Run, content: str) -> None:
+    (run.directory / "result.json").write_text(content)
+    with pytest.raises(RunError, match=r"result\.json"):
+        run.result()
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- list", "hidden: 3", "hiden: 3"])
+def test_damaged_settings_are_named(run: Run, content: str) -> None:
+    (run.directory / "config.yaml").write_text(content)
+    with pytest.raises(RunError, match=r"config\.yaml") as caught:
+        Run.read(run.directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_come_back(run: Run) -> None:
+    assert Run.read(run.directory) == run
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values(run: Run) -> None:
+    assert run.load_checkpoint() is None
+    state = {"a": torch.arange(3.0), "b": {"c": (1, 2.5, None, "x")}, "d": [torch.tensor(True)]}
+    run.save_checkpoint(state)
+    loaded = run.load_checkpoint()
+    assert loaded is not None
+    assert torch.equal(loaded["a"], state["a"])
+    assert loaded["b"] == state["b"]
+    assert loaded["d"][0].dtype == torch.bool
+
+
+def test_the_model_file_names_its_settings(run: Run) -> None:
+    run.save_model({"weight": torch.eye(3).T[:2]})
+    with safe_open(run.directory / "model.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("weight"), torch.eye(3)[:2])
+        assert RunConfig.model_validate_json(file.metadata()["config"]) == run.config
+
+
+def test_clearing_forgets_everything_but_the_settings(run: Run) -> None:
+    run.log({"step": 1})
+    run.save_checkpoint({})
+    run.save_model({"weight": torch.zeros(1)})
+    run.write_result({"status": "failed", "metrics": {}})
+    run.clear()
+    assert os.listdir(run.directory) == ["config.yaml"]
+
+
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"--out .*file/below' is not a folder that can be written to"):
+        check_writable(tmp_path / "file" / "below")
+    check_writable(tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path / "new" / "folder") == []
