@@ -89,14 +89,10 @@ class Alternating(Quantizer):
         for _ in range(self.iterations if self.bits > 1 else 0):
             levels, codes = _codebook(scales)
             counts, sums = self._cells(magnitude, levels)
-            refined = _least_squares(counts, sums, codes)
-            # At worst equal in exact arithmetic; the comparison guards near singular normal equations.
-            before = (counts * levels**2 - 2 * sums * levels).sum(-1)
-            reached = (codes @ refined.unsqueeze(-1)).squeeze(-1)
-            after = (counts * reached**2 - 2 * sums * reached).sum(-1)
-            scales = torch.where((after < before).unsqueeze(-1), refined, scales)
+            scales = _least_squares(counts, sums, codes)
             # Levels are the same for −α, and for α in any order.
             scales = scales.abs().sort(-1, descending=True).values
+        # The largest level may lie above the largest weight, but must be finite.
         limits = torch.finfo(weight.dtype)
         largest = limits.max * (1 - self.bits * limits.eps)
         scales = scales * (largest / scales.sum(-1, keepdim=True)).clamp(max=1)
