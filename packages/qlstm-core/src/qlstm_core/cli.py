@@ -54,9 +54,9 @@ examples:
 """
 
 _CHECK_DESCRIPTION = """\
-Run the conformance checks on installed quantizers and normalisers, and print what became of each check. A NAME
-is that of a quantizer or normaliser, with options or without, or that of a plugin or a distribution, for all
-that it provides.
+Run the conformance checks on installed quantizers and normalisers, and print what became of each.
+A NAME is that of a quantizer or normaliser, with options or without, or that of a plugin or a
+distribution, for all that it provides.
 
 The exit code is 1 when a check fails.
 """

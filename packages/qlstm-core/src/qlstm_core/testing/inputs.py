@@ -32,7 +32,10 @@ def seeded(seed: int) -> Iterator[None]:
     """Seed torch's generators inside, and leave them outside as they were."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        # torch.manual_seed would also note the caller's whole stack, in case CUDA is initialised later.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
         yield
 
 

@@ -1,0 +1,149 @@
+"""``qlstm check``: a table, counts, and exit codes for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from broken_quantizers import ShrinksTheWeight
+from right_plugins import FeatureNorm, RowSign, ScaledSign
+
+from qlstm_core.cli import main
+from qlstm_core.plugins import NormalizerSpec, QuantizerSpec, hookimpl, registry
+
+
+def refuse() -> ScaledSign:
+    raise ValueError("no licence")
+
+
+class Right:
+    @hookimpl
+    def qlstm_quantizers(self) -> Iterator[QuantizerSpec]:
+        yield QuantizerSpec(name="scaled", summary="one bit", factory=ScaledSign)
+        yield QuantizerSpec(name="rows", summary="one bit", factory=RowSign)
+
+    @hookimpl
+    def qlstm_normalizers(self) -> Iterator[NormalizerSpec]:
+        yield NormalizerSpec(name="features", summary="layer normalisation", factory=FeatureNorm)
+
+
+class Wrong:
+    @hookimpl
+    def qlstm_quantizers(self) -> Iterator[QuantizerSpec]:
+        yield QuantizerSpec(name="shrinks", summary="broken", factory=ShrinksTheWeight)
+        yield QuantizerSpec(name="refuses", summary="broken", factory=refuse)
+
+
+class Empty:
+    @hookimpl
+    def qlstm_quantizers(self) -> list[QuantizerSpec]:
+        return []
+
+
+class Raises:
+    @hookimpl
+    def qlstm_quantizers(self) -> list[QuantizerSpec]:
+        raise OSError("disk full")
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    plugins = {"right:entry": Right(), "wrong": Wrong(), "empty": Empty()}
+    for name, plugin in plugins.items():
+        registry.register(plugin, name)
+    yield
+    for name in plugins:
+        registry.unregister(name)
+
+
+def run(*arguments: str) -> int | str | None:
+    """Return the exit code, also of a parser that exits."""
+    try:
+        return main(["check", *arguments])
+    except SystemExit as error:
+        return error.code
+
+
+def test_table_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("scaled", "--only", "check_curvature", "--only", "check_level_count") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "scaled",
+        "  check_level_count             passed",
+        "  check_curvature               skipped  does not use the curvature",
+        "",
+        "1 run, 0 failed, 1 skipped",
+    ]
+
+
+def test_a_failure_is_exit_code_1_and_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("shrinks") == 1
+    lines = capsys.readouterr().out.splitlines()
+    failed = [line for line in lines if "failed  " in line]
+    assert len(failed) == 1
+    assert failed[0].startswith(
+        "  check_constrain               failed   constrain_ of a weight as initialised"
+    )
+    assert lines[-1] == "23 run, 1 failed, 2 skipped"
+
+
+def test_a_distribution_stands_for_all_that_it_provides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("right", "features", "--only", "check_pickle") == 0
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line for line in lines if line and not line.startswith(" ")]
+    assert titles[:-1] == ["right/rows", "right/scaled", "right/features", "features"]
+    assert titles[-1] == "4 checked: 4 run, 0 failed, 0 skipped"
+
+
+def test_what_cannot_be_built_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("wrong", "--only", "check_pickle") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "  can be built                  failed   quantizer 'wrong/refuses': no licence" in lines
+    assert lines[-1] == "2 checked: 2 run, 1 failed, 0 skipped"
+
+
+def test_a_plugin_that_does_not_work_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    registry.register(Raises(), "raises")
+    try:
+        with pytest.warns(match="disk full"):
+            assert run("raises") == 1
+    finally:
+        registry.unregister("raises")
+    assert capsys.readouterr().out.splitlines() == [
+        "raises",
+        "  works                         failed   failed: qlstm_quantizers raised OSError: disk full",
+        "",
+        "1 run, 1 failed, 0 skipped",
+    ]
+
+
+def test_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--all", "--only", "check_declarations") == 1, "refuses cannot be built"
+    out = capsys.readouterr().out
+    for title in ("scaled", "features", "shrinks", "none (quantizer)", "none (normalizer)"):
+        assert f"{title}\n  check_declarations            passed" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to check: one or more names, or --all"),
+        (["scaled", "--all"], "say what to check: one or more names, or --all"),
+        (["scald"], "no quantizer or normaliser is called 'scald' (did you mean 'scaled'"),
+        (["scaled:x=1"], "quantizer 'scaled' has no option 'x'; it takes no options"),
+        (
+            ["scaled", "--only", "check_level"],
+            "there is no check 'check_level' (did you mean 'check_level_count'",
+        ),
+        (["scaled", "--only", "check_cell_path"], "no check is selected"),
+        (["empty"], "plugin 'empty' has no quantizer and no normaliser to check"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_unusable_input_is_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"qlstm: error: {message}")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
