@@ -32,9 +32,10 @@ def make_run(out: Path, quantizer: str, normalizer: str, **changes: Any) -> Run:
         "gradient_growth": 0.25,
     }  # fmt: skip
     result = {
-        "status": "completed", "task": "char-lm", "quantizer": quantizer, "normalizer": normalizer, "metric": "bpc", "metric_title": "bits per character", "steps": 20, "diverged_at": None, "storage_bytes": 2048,
-        "float32_bytes": 8192, "seed": 0, "dataset": {"name": dataset, "sha256": "ab" * 32}, "device": "cpu",
-        "versions": {"torch": "2"}, "git_commit": None, "wall_s": 1.0,
+        "status": "completed", "task": "char-lm", "quantizer": quantizer, "normalizer": normalizer,
+        "metric": "bpc", "metric_title": "bits per character", "steps": 20, "diverged_at": None,
+        "storage_bytes": 2048, "float32_bytes": 8192, "seed": 0, "device": "cpu", "versions": {"torch": "2"},
+        "dataset": {"name": dataset, "sha256": "ab" * 32}, "git_commit": None, "wall_s": 1.0,
         "gradient_norms": [{"layer": 0, "direction": 0, "norms": [0.25, 0.5, 1.0]}],
     }  # fmt: skip
     run.write_result(result | {"metrics": metrics | changes.pop("metrics", {})} | changes)

@@ -74,7 +74,7 @@ STATEFUL = [
         "layers": 2,
         "dropout": 0.3,
     },
-    {"quantizer": "lat", "normalizer": "weight", "eval_every": 5},
+    {"quantizer": "lat", "normalizer": "weight", "log_every": 3, "eval_every": 5},
     {"precision": "bf16-mixed", "normalizer": "layer", "steps": None, "epochs": 1, "batch": 8, "unroll": 60},
 ]
 
@@ -85,8 +85,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 ) -> None:
     settings = {**tiny, **stateful}
     whole = train(settings, tmp_path / "whole")
-    steps = whole.result["steps"]
-    for interruption in (1, steps // 2, steps):
+    logged = [int(row["step"]) for row in whole.run.metrics()]
+    for interruption in (logged[0], logged[len(logged) // 2], logged[-1]):
         # In a row's hook: the row is written and the checkpoint of its step is not.
         recorder.interrupt_at = interruption
         with pytest.raises(KeyboardInterrupt):
@@ -163,6 +163,18 @@ def test_binary_weights_stay_in_their_interval(tiny: dict[str, Any], tmp_path: P
     largest = max(tensor.abs().max().item() for name, tensor in weights.items() if ".weight_" in name)
     assert largest == 1.0
     assert weights["output.weight"].abs().max() > 1
+
+
+def test_loss_aware_weights_follow_the_optimizer(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """LAB's curvature is Adam's second moment, which is not the ones that it starts from."""
+    outcome = train({**tiny, "quantizer": "lab", "normalizer": "layer", "checkpoint_seconds": 0}, tmp_path)
+    checkpoint = outcome.run.load_checkpoint()
+    assert checkpoint is not None
+    moments = [state["exp_avg_sq"] for state in checkpoint["optimizer"]["state"].values()]
+    curvatures = [tensor for name, tensor in checkpoint["model"].items() if "curvature_" in name]
+    assert len(curvatures) == 2
+    for curvature in curvatures:
+        assert any(torch.equal(curvature, moment) for moment in moments if moment.shape == curvature.shape)
 
 
 def test_divergence_is_a_result(tiny: dict[str, Any], tmp_path: Path, recorder: Recorder) -> None:

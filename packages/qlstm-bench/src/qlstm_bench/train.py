@@ -19,7 +19,7 @@ from qlstm_bench.gradient_norms import task_gradient_norms
 from qlstm_bench.random_state import random_state, restore_random_state
 from qlstm_bench.runs import FINISHED, Run, check_writable
 from qlstm_bench.tasks import Task, tasks_of
-from qlstm_core import RecurrentLayer
+from qlstm_core import Quantizer, RecurrentLayer, track_curvature
 from qlstm_core.plugins import registry
 
 Listener = Callable[[int, int, Mapping[str, float]], None]
@@ -162,9 +162,10 @@ class _Training:
         self.fabric, self.task, self.run, self.config = fabric, task, run, run.config
         self.listen = listen or (lambda step, steps, figures: None)
         self.module = model
-        self.model, self.optimizer = fabric.setup(
-            model, torch.optim.Adam(model.parameters(), lr=self.config.lr)
-        )
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.config.lr)
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+        if any(module.needs_curvature for module in model.modules() if isinstance(module, Quantizer)):
+            track_curvature(model, optimizer)  # after fabric has moved the model: it holds on to its buffers
         self.steps = self.config.steps or (self.config.epochs or 0) * task.steps_per_epoch
         self.eval_every = self.config.eval_every or min(task.steps_per_epoch, math.ceil(self.steps / 10))
         self.step = 0

@@ -1,0 +1,78 @@
+"""The bench's hooks: their docstrings are plugins that run, and its tasks come from the registry."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlstm_bench import hooks, hookspecs
+from qlstm_bench.config import RunConfig
+from qlstm_bench.runs import Run
+from qlstm_bench.tasks import tasks_of
+from qlstm_bench.tasks.char_lm import CharLM
+from qlstm_core.plugins import PluginError, Registry
+from qlstm_core.plugins import registry as installed
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry with the bench's plugin and no other."""
+    fresh = Registry(discover=False)
+    fresh.register(hooks, "qlstm-bench:bench")
+    return fresh
+
+
+def example(hook: str) -> types.ModuleType:
+    """Return the plugin that a hook's docstring shows."""
+    code = inspect.getdoc(getattr(hookspecs, hook))
+    assert code is not None
+    module = types.ModuleType(f"example_of_{hook}")
+    exec(textwrap.dedent(code.partition("Example::")[2]), module.__dict__)
+    return module
+
+
+def a_run() -> Run:
+    settings = {"data": "toy", "hidden": 7, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 4}
+    return Run(Path("runs/some-run"), RunConfig.build(settings))
+
+
+def test_the_installed_plugin_provides_the_task() -> None:
+    assert "char-lm" in tasks_of(installed).names()
+    assert isinstance(tasks_of(installed).create("char-lm"), CharLM)
+    (record,) = [record for record in installed.plugins() if record.name == "qlstm-bench:bench"]
+    assert record.status == "active"
+
+
+def test_a_third_party_can_add_a_task(registry: Registry) -> None:
+    registry.register(example("qlstm_tasks"), "third-party")
+    tasks = tasks_of(registry)
+    assert tasks.names() == ["char-lm", "short-memory"]
+    task = tasks.create("short-memory")
+    assert task.defaults == {**CharLM.defaults, "unroll": 10}
+    with pytest.raises(PluginError, match=r"unknown task 'short-memry'.*did you mean 'short-memory'"):
+        tasks.get("short-memry")
+
+
+@pytest.mark.parametrize(
+    ("hook", "arguments", "printed"),
+    [
+        ("qlstm_run_started", {}, "some-run: hidden 7\n"),
+        (
+            "qlstm_run_logged",
+            {"step": 3, "metrics": {"valid_bpc": 2.5}},
+            "some-run, step 3: 2.500 bits per character\n",
+        ),
+        ("qlstm_run_ended", {"result": {"status": "diverged"}}, "some-run: diverged\n"),
+    ],
+)
+def test_a_third_party_can_follow_a_run(
+    registry: Registry, hook: str, arguments: dict[str, Any], printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.register(example(hook), "third-party")
+    registry.notify(hook, run=a_run(), **arguments)
+    assert capsys.readouterr().out == printed
