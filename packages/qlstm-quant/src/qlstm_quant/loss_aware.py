@@ -9,16 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qlstm_quant.groups import over_peak, unit_sum, wide_magnitude
 from qlstm_quant.options import check_flag
-from qlstm_quant.scaled import (
-    ScaledQuantizer,
-    above,
-    binary_codes,
-    binary_scale,
-    grid_scale,
-    group_max,
-    group_sum,
-)
+from qlstm_quant.scaled import ScaledQuantizer, above, binary_codes, binary_scale, grid_scale
 
 MAX_ITERATIONS = 100
 """Bound of LAT's alternation, which takes 10 to 20 for a million normally distributed weights."""
@@ -47,9 +40,10 @@ class LAB(ScaledQuantizer):
 
     def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return sign(w) and α."""
-        magnitude, importance = _magnitude_and_importance(weight, curvature, per_row=self.per_row)
+        magnitude, peak = over_peak(wide_magnitude(weight), per_row=self.per_row)
+        importance = _importance(magnitude, curvature, per_row=self.per_row)
         alpha = _weighted_mean(magnitude, importance, per_row=self.per_row)
-        return binary_codes(weight), binary_scale(alpha, weight.dtype)
+        return binary_codes(weight), binary_scale(alpha * peak, weight.dtype)
 
     def extra_repr(self) -> str:
         """Return the options."""
@@ -80,7 +74,8 @@ class LAT(ScaledQuantizer):
 
     def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return −1, 0, +1 and α."""
-        magnitude, importance = _magnitude_and_importance(weight, curvature, per_row=self.per_row)
+        magnitude, peak = over_peak(wide_magnitude(weight), per_row=self.per_row)
+        importance = _importance(magnitude, curvature, per_row=self.per_row)
         alpha = _weighted_mean(magnitude, importance, per_row=self.per_row)
         for _ in range(MAX_ITERATIONS):
             kept = above(magnitude, alpha / 2)
@@ -90,28 +85,28 @@ class LAT(ScaledQuantizer):
             if settled:
                 break
         codes = kept.to(weight.dtype) * torch.sign(weight)
-        return codes, grid_scale(alpha, weight.dtype)
+        return codes, grid_scale(alpha * peak, weight.dtype)
 
     def extra_repr(self) -> str:
         """Return the options."""
         return f"per_row={self.per_row}"
 
 
-def _magnitude_and_importance(
-    weight: Tensor, curvature: Tensor | None, *, per_row: bool
-) -> tuple[Tensor, Tensor]:
-    """Return |w| and D over its largest value in each group, both in float32 or wider.
-
-    α depends on ratios of D alone; with none above one, D·|w| cannot overflow.
-    """
-    magnitude = weight.abs().to(torch.promote_types(weight.dtype, torch.float32))
+def _importance(magnitude: Tensor, curvature: Tensor | None, *, per_row: bool) -> Tensor:
+    """Return D over the largest of its gate or row, since α depends on ratios of D alone, or ones."""
     if curvature is None:
-        return magnitude, torch.ones_like(magnitude)
+        return torch.ones_like(magnitude)
     importance = curvature.detach().to(magnitude.dtype).sqrt().add_(1e-8)
-    return magnitude, importance.div_(group_max(importance, per_row=per_row).unsqueeze(-1))
+    return over_peak(importance, per_row=per_row)[0]
 
 
 def _weighted_mean(magnitude: Tensor, importance: Tensor, *, per_row: bool) -> Tensor:
-    """Return Σ D|w| / Σ D, ``(gates, 1 or rows)``, in float64; 0 where there is nothing to average."""
-    total = group_sum(importance, per_row=per_row).clamp(min=torch.finfo(torch.float64).tiny)
-    return group_sum(importance * magnitude, per_row=per_row) / total
+    """Return Σ D|w| / Σ D, ``(gates, 1 or rows)``, in float64; 0 where there is nothing to average.
+
+    Args:
+        magnitude: |w| between 0 and 1, ``(gates, rows, cols)``.
+        importance: D between 0 and 1, same shape.
+        per_row: average rows instead of matrices.
+    """
+    total = unit_sum(importance, per_row=per_row).clamp(min=torch.finfo(torch.float64).tiny)
+    return unit_sum(importance * magnitude, per_row=per_row) / total

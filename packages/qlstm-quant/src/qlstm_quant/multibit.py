@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from qlstm_core import BitPlanes, Quantizer, straight_through
+from qlstm_quant.groups import mean_magnitude, over_peak, unit_sum, wide_magnitude
 from qlstm_quant.options import check_bits, check_count, check_flag
-from qlstm_quant.scaled import above, binary_codes, binary_scale, check_weight, group_sum, mean_magnitude
+from qlstm_quant.scaled import above, binary_codes, binary_scale, check_weight
 
 ALLOWED_BITS = range(1, 5)
 RIDGE = 1e-12
@@ -61,8 +62,8 @@ class Alternating(Quantizer):
         """
         check_weight(weight)
         with torch.no_grad():
-            magnitude = _magnitude(weight)
-            levels, _ = _codebook(self._fit(weight, magnitude))
+            magnitude = wide_magnitude(weight)
+            levels, _ = _codebook(self._fit(magnitude, weight.dtype))
             # Rounded once from float64, as BitPlanes.dense does.
             values = _look_up(magnitude, levels, levels.to(weight.dtype).to(magnitude.dtype))
             quantized = values.to(weight.dtype) * binary_codes(weight)
@@ -72,8 +73,8 @@ class Alternating(Quantizer):
     def bitplanes(self, weight: Tensor, curvature: Tensor | None = None) -> BitPlanes:
         """Return ``bits`` planes with free scales, the largest first."""
         check_weight(weight)
-        magnitude = _magnitude(weight)
-        scales = self._fit(weight, magnitude)
+        magnitude = wide_magnitude(weight)
+        scales = self._fit(magnitude, weight.dtype)
         levels, codes = _codebook(scales)
         negative = weight < 0
         planes = [
@@ -82,49 +83,51 @@ class Alternating(Quantizer):
         ]
         return BitPlanes(torch.stack(planes), scales.movedim(-1, 0))
 
-    def _fit(self, weight: Tensor, magnitude: Tensor) -> Tensor:
+    def _fit(self, magnitude: Tensor, dtype: torch.dtype) -> Tensor:
         """Return α, ``(gates, 1 or rows, bits)``, non-negative, descending, in the weight's dtype."""
-        scales = self._greedy_scales(magnitude)
-        # One bit: mean|w| is already the optimum.
-        for _ in range(self.iterations if self.bits > 1 else 0):
+        if self.bits == 1:  # mean|w| is the optimum
+            return binary_scale(mean_magnitude(magnitude, per_row=self.per_row), dtype).unsqueeze(-1)
+        unit, peak = over_peak(magnitude, per_row=self.per_row)
+        scales = self._greedy_scales(unit)
+        for _ in range(self.iterations):
             levels, codes = _codebook(scales)
-            counts, sums = self._cells(magnitude, levels)
+            counts, sums = self._cells(unit, levels)
             scales = _least_squares(counts, sums, codes)
             # Levels are the same for −α, and for α in any order.
             scales = scales.abs().sort(-1, descending=True).values
+        scales = scales * peak.unsqueeze(-1)
         # The largest level may lie above the largest weight, but must be finite.
-        limits = torch.finfo(weight.dtype)
+        limits = torch.finfo(dtype)
         largest = limits.max * (1 - self.bits * limits.eps)
-        scales = scales * (largest / scales.sum(-1, keepdim=True)).clamp(max=1)
-        return binary_scale(scales, weight.dtype) if self.bits == 1 else scales.to(weight.dtype)
+        return (scales * (largest / scales.sum(-1, keepdim=True)).clamp(max=1)).to(dtype)
 
-    def _greedy_scales(self, magnitude: Tensor) -> Tensor:
+    def _greedy_scales(self, unit: Tensor) -> Tensor:
         """Return mean|r| of the successive residuals r, ``(gates, 1 or rows, bits)``, float64."""
-        residual = magnitude
-        scales = [mean_magnitude(residual, per_row=self.per_row)]
+        count = max(self._count(unit), 1)
+        residual = unit
+        scales = [unit_sum(residual, per_row=self.per_row) / count]
         for _ in range(self.bits - 1):
             residual = (residual - scales[-1].to(residual.dtype).unsqueeze(-1)).abs_()
-            scales.append(mean_magnitude(residual, per_row=self.per_row))
+            scales.append(unit_sum(residual, per_row=self.per_row) / count)
         return torch.stack(scales, -1).sort(-1, descending=True).values
 
-    def _cells(self, magnitude: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    def _cells(self, unit: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Return how many weights are nearest to each level and the sum of their magnitudes."""
-        _, rows, cols = magnitude.shape
-        counts = [torch.full_like(levels[..., 0], cols if self.per_row else rows * cols)]
-        sums = [group_sum(magnitude, per_row=self.per_row)]
-        for higher in _above_midpoints(magnitude, levels):
-            counts.append(group_sum(higher, per_row=self.per_row))
-            sums.append(group_sum(higher.mul_(magnitude), per_row=self.per_row))
+        counts = [torch.full_like(levels[..., 0], self._count(unit))]
+        sums = [unit_sum(unit, per_row=self.per_row)]
+        for higher in _above_midpoints(unit, levels):
+            counts.append(unit_sum(higher, per_row=self.per_row))
+            sums.append(unit_sum(higher.mul_(unit), per_row=self.per_row))
         return _differences(counts), _differences(sums)
+
+    def _count(self, unit: Tensor) -> int:
+        """Return how many weights share their scales."""
+        _, rows, cols = unit.shape
+        return cols if self.per_row else rows * cols
 
     def extra_repr(self) -> str:
         """Return the options."""
         return f"bits={self.bits}, iterations={self.iterations}, per_row={self.per_row}"
-
-
-def _magnitude(weight: Tensor) -> Tensor:
-    """Return |w| in float32 or wider."""
-    return weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def _codebook(scales: Tensor) -> tuple[Tensor, Tensor]:

@@ -107,34 +107,6 @@ def above(magnitude: Tensor, threshold: Tensor) -> Tensor:
     return torch.gt(magnitude, threshold.to(magnitude.dtype).unsqueeze(-1), out=result)
 
 
-def group_sum(values: Tensor, *, per_row: bool) -> Tensor:
-    """Sum each gate's matrix, to ``(gates, 1)``, or each row, to ``(gates, rows)``, in float64.
-
-    Args:
-        values: ``(gates, rows, cols)``.
-        per_row: sum rows instead of matrices.
-    """
-    return values.sum((-1,) if per_row else (-2, -1), keepdim=True, dtype=torch.float64).squeeze(-1)
-
-
-def group_max(values: Tensor, *, per_row: bool) -> Tensor:
-    """Return the largest value of each gate, ``(gates, 1)``, or row, ``(gates, rows)``; 0 for an empty one.
-
-    Args:
-        values: ``(gates, rows, cols)``, non-negative.
-        per_row: look at rows instead of matrices.
-    """
-    if values.numel() == 0:
-        return values.new_zeros(values.shape[0], values.shape[1] if per_row else 1)
-    return values.amax((-1,) if per_row else (-2, -1), keepdim=True).squeeze(-1)
-
-
-def mean_magnitude(weight: Tensor, *, per_row: bool) -> Tensor:
-    """Return mean|w| of each gate or row, ``(gates, 1 or rows)``, in float64; 0 for an empty one."""
-    _, rows, cols = weight.shape
-    return group_sum(weight.abs(), per_row=per_row) / max(cols if per_row else rows * cols, 1)
-
-
 def binary_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Round a scale to ``dtype``, but not below its smallest normal number: a binary weight is never zero."""
     return scale.to(dtype).clamp(min=torch.finfo(dtype).tiny)

@@ -5,15 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qlstm_quant.groups import group_sum, mean_magnitude
 from qlstm_quant.options import check_flag
-from qlstm_quant.scaled import (
-    ScaledQuantizer,
-    glorot_half,
-    grid_scale,
-    group_sum,
-    mean_magnitude,
-    ternary_codes,
-)
+from qlstm_quant.scaled import ScaledQuantizer, glorot_half, grid_scale, ternary_codes
 
 THRESHOLD = 0.7
 """Threshold over mean|w|: near the optimum for weights distributed uniformly or normally (Li et al. 2016)."""
