@@ -103,8 +103,8 @@ def test_the_more_probable_value_in_eval() -> None:
 
 
 def test_half_precision_draws_are_not_coarse() -> None:
-    """bfloat16 has 256 numbers from 0 to 1: thresholds drawn from them would not tell w = 2⁻⁸ from w = 0."""
+    """Thresholds rounded to bfloat16 would put the mean at −0.001 instead of 2⁻⁹."""
     torch.manual_seed(0)
-    weight = torch.full((1, 2000, 2000), 2.0**-8, dtype=torch.bfloat16)
+    weight = torch.full((1, 2000, 2000), 2.0**-9, dtype=torch.bfloat16)
     mean = BinaryConnect(stochastic=True)(weight).double().mean().item()
-    assert mean == pytest.approx(2.0**-8, abs=5 / 2000)
+    assert mean == pytest.approx(2.0**-9, abs=5 / 2000)

@@ -21,10 +21,10 @@ def group_sum(values: Tensor, *, per_row: bool) -> Tensor:
     return values.sum((-1,) if per_row else (-2, -1), keepdim=True, dtype=torch.float64).squeeze(-1)
 
 
-def unit_sum(values: Tensor, *, per_row: bool) -> Tensor:
-    """Like :func:`group_sum`, for values between 0 and 1, several times faster.
+def bounded_sum(values: Tensor, *, per_row: bool) -> Tensor:
+    """Like :func:`group_sum`, several times faster, for values whose sums are far from overflow.
 
-    Rows are summed in the values' own dtype, float32 or wider, where such values cannot overflow.
+    Rows are summed in the values' own dtype, float32 or wider.
     """
     rows = values.sum(-1).double()
     return rows if per_row else rows.sum(-1, keepdim=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qlstm_quant.groups import over_peak, unit_sum, wide_magnitude
+from qlstm_quant.groups import bounded_sum, over_peak, wide_magnitude
 from qlstm_quant.options import check_flag
 from qlstm_quant.scaled import ScaledQuantizer, above, binary_codes, binary_scale, grid_scale
 
@@ -41,7 +41,7 @@ class LAB(ScaledQuantizer):
     def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return sign(w) and α."""
         magnitude, peak = over_peak(wide_magnitude(weight), per_row=self.per_row)
-        importance = _importance(magnitude, curvature, per_row=self.per_row)
+        importance = _importance(magnitude, curvature)
         alpha = _weighted_mean(magnitude, importance, per_row=self.per_row)
         return binary_codes(weight), binary_scale(alpha * peak, weight.dtype)
 
@@ -75,7 +75,7 @@ class LAT(ScaledQuantizer):
     def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return −1, 0, +1 and α."""
         magnitude, peak = over_peak(wide_magnitude(weight), per_row=self.per_row)
-        importance = _importance(magnitude, curvature, per_row=self.per_row)
+        importance = _importance(magnitude, curvature)
         alpha = _weighted_mean(magnitude, importance, per_row=self.per_row)
         for _ in range(MAX_ITERATIONS):
             kept = above(magnitude, alpha / 2)
@@ -92,12 +92,11 @@ class LAT(ScaledQuantizer):
         return f"per_row={self.per_row}"
 
 
-def _importance(magnitude: Tensor, curvature: Tensor | None, *, per_row: bool) -> Tensor:
-    """Return D over the largest of its gate or row, since α depends on ratios of D alone, or ones."""
+def _importance(magnitude: Tensor, curvature: Tensor | None) -> Tensor:
+    """Return D = √v + 1e-8, or ones, in the magnitude's dtype."""
     if curvature is None:
         return torch.ones_like(magnitude)
-    importance = curvature.detach().to(magnitude.dtype).sqrt().add_(1e-8)
-    return over_peak(importance, per_row=per_row)[0]
+    return curvature.detach().to(magnitude.dtype).sqrt().add_(1e-8)
 
 
 def _weighted_mean(magnitude: Tensor, importance: Tensor, *, per_row: bool) -> Tensor:
@@ -105,8 +104,8 @@ def _weighted_mean(magnitude: Tensor, importance: Tensor, *, per_row: bool) -> T
 
     Args:
         magnitude: |w| between 0 and 1, ``(gates, rows, cols)``.
-        importance: D between 0 and 1, same shape.
+        importance: D, same shape; a square root, so that sums of it do not overflow.
         per_row: average rows instead of matrices.
     """
-    total = unit_sum(importance, per_row=per_row).clamp(min=torch.finfo(torch.float64).tiny)
-    return unit_sum(importance * magnitude, per_row=per_row) / total
+    total = bounded_sum(importance, per_row=per_row).clamp(min=torch.finfo(torch.float64).tiny)
+    return bounded_sum(importance * magnitude, per_row=per_row) / total

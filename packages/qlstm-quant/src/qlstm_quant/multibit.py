@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qlstm_core import BitPlanes, Quantizer, straight_through
-from qlstm_quant.groups import mean_magnitude, over_peak, unit_sum, wide_magnitude
+from qlstm_quant.groups import bounded_sum, mean_magnitude, over_peak, wide_magnitude
 from qlstm_quant.options import check_bits, check_count, check_flag
 from qlstm_quant.scaled import above, binary_codes, binary_scale, check_weight
 
@@ -105,19 +105,19 @@ class Alternating(Quantizer):
         """Return mean|r| of the successive residuals r, ``(gates, 1 or rows, bits)``, float64."""
         count = max(self._count(unit), 1)
         residual = unit
-        scales = [unit_sum(residual, per_row=self.per_row) / count]
+        scales = [bounded_sum(residual, per_row=self.per_row) / count]
         for _ in range(self.bits - 1):
             residual = (residual - scales[-1].to(residual.dtype).unsqueeze(-1)).abs_()
-            scales.append(unit_sum(residual, per_row=self.per_row) / count)
+            scales.append(bounded_sum(residual, per_row=self.per_row) / count)
         return torch.stack(scales, -1).sort(-1, descending=True).values
 
     def _cells(self, unit: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Return how many weights are nearest to each level and the sum of their magnitudes."""
         counts = [torch.full_like(levels[..., 0], self._count(unit))]
-        sums = [unit_sum(unit, per_row=self.per_row)]
+        sums = [bounded_sum(unit, per_row=self.per_row)]
         for higher in _above_midpoints(unit, levels):
-            counts.append(unit_sum(higher, per_row=self.per_row))
-            sums.append(unit_sum(higher.mul_(unit), per_row=self.per_row))
+            counts.append(bounded_sum(higher, per_row=self.per_row))
+            sums.append(bounded_sum(higher.mul_(unit), per_row=self.per_row))
         return _differences(counts), _differences(sums)
 
     def _count(self, unit: Tensor) -> int:
