@@ -29,7 +29,7 @@ class _StraightThrough(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -52,7 +52,7 @@ def straight_through(weight: Tensor, quantized: Tensor) -> Tensor:
             f"straight_through: weight is {tuple(weight.shape)} {weight.dtype}, "
             f"quantized is {tuple(quantized.shape)} {quantized.dtype}; they must agree"
         )
-    result: Tensor = _StraightThrough.apply(weight, quantized.detach())
+    result: Tensor = _StraightThrough.apply(weight, quantized.detach())  # type: ignore[no-untyped-call]
     return result
 
 
