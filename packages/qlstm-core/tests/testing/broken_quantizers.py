@@ -7,7 +7,16 @@ import random
 from typing import Any
 
 import torch
-from right_plugins import LearnedSign, RandomSign, RowSign, ScaledSign, WeightedSign, mean_magnitude, sign
+from right_plugins import (
+    SMALLEST,
+    LearnedSign,
+    RandomSign,
+    RowSign,
+    ScaledSign,
+    WeightedSign,
+    mean_magnitude,
+    sign,
+)
 from torch import Tensor
 
 from qlstm_core import BitPlanes, Quantizer, straight_through
@@ -33,6 +42,14 @@ class DividesByZero(ScaledSign):
         size = weight.detach().abs().mean((1, 2), keepdim=True)
         factor = size / size if self.training else 1
         return straight_through(weight, factor * super().forward(weight))
+
+
+class TakesTheMaximum(ScaledSign):
+    """Takes the maximum of no elements, which there is not."""
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        scale = weight.abs().amax((1, 2), keepdim=True).clamp(SMALLEST)
+        return straight_through(weight, sign(weight) * scale)
 
 
 class NeedsContiguous(ScaledSign):

@@ -26,6 +26,7 @@ BROKEN: dict[type[Quantizer | Normalizer], tuple[str, ...]] = {
     quantizers.FractionalBits: ("check_declarations",),
     quantizers.AlwaysFloat32: ("check_shape_dtype_device",),
     quantizers.DividesByZero: ("check_finite_values",),
+    quantizers.TakesTheMaximum: ("check_empty",),
     quantizers.NeedsContiguous: ("check_non_contiguous",),
     quantizers.ClipsItsInput: ("check_input_unchanged",),
     quantizers.SamplesInEval: ("check_eval_deterministic",),

@@ -81,9 +81,9 @@ def test_a_failure_is_exit_code_1_and_tells_why(capsys: pytest.CaptureFixture[st
     failed = [line for line in lines if "failed  " in line]
     assert len(failed) == 1
     assert failed[0].startswith(
-        "  check_constrain               failed   constrain_ of a weight as initialised"
+        "  check_constrain               failed   for a weight as initialised, constrain_"
     )
-    assert lines[-1] == "23 run, 1 failed, 2 skipped"
+    assert lines[-1] == "25 run, 1 failed, 2 skipped"
 
 
 def test_a_distribution_stands_for_all_that_it_provides(capsys: pytest.CaptureFixture[str]) -> None:

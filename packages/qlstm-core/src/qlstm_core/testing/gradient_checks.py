@@ -11,7 +11,7 @@ from qlstm_core.testing.requirements import require, require_equal, require_fini
 
 
 def check_gradient(plugin: Plugin) -> None:
-    """Input and own parameters get finite gradients, for huge, tiny, equal, zero and empty input too."""
+    """Input and own parameters get finite gradients, for huge, tiny, all-equal and all-zero input too."""
     for mode, training in MODES.items():
         for use in uses(plugin):
             for description, value in use.inputs(torch.float32).items():

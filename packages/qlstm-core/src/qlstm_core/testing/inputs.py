@@ -78,8 +78,6 @@ def awkward_weights(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         "with many zeros of both signs": zeros,
         "of three gates": weight[:3].clone(),
         "of one element per gate": weight[:, :1, :1].clone(),
-        "without columns": weight.new_empty(4, 12, 0),
-        "without rows": weight.new_empty(4, 0, 20),
     }
 
 
@@ -108,13 +106,15 @@ class Use:
 
     Args:
         what: what goes in.
-        inputs: the awkward inputs of a dtype.
+        inputs: the awkward inputs of a dtype, the first an ordinary one.
+        empty: shapes without elements.
         call: ``(module, input) ↦ output`` of the input's shape.
         gates: the input's dimension that counts gates.
     """
 
     what: str
     inputs: Callable[[torch.dtype], dict[str, Tensor]]
+    empty: dict[str, tuple[int, int, int]]
     call: Callable[[Any, Tensor], Tensor]
     gates: int
 
@@ -139,9 +139,13 @@ class Use:
         return result
 
 
-QUANTIZE = Use("weight", awkward_weights, lambda q, w: q(w, curvature_of(q, w)), gates=0)
-NORMALIZE_WEIGHT = Use("weight", awkward_weights, lambda n, w: n.weight(w), gates=0)
-NORMALIZE_ACTIVATIONS = Use("pre-activation", awkward_preactivations, lambda n, x: n(x, 0), gates=1)
+NO_WEIGHTS = {"without columns": (4, 12, 0), "without rows": (4, 0, 20)}
+NO_SEQUENCES = {"without sequences": (0, *SHAPE[:2])}
+QUANTIZE = Use("weight", awkward_weights, NO_WEIGHTS, lambda q, w: q(w, curvature_of(q, w)), gates=0)
+NORMALIZE_WEIGHT = Use("weight", awkward_weights, NO_WEIGHTS, lambda n, w: n.weight(w), gates=0)
+NORMALIZE_ACTIVATIONS = Use(
+    "pre-activation", awkward_preactivations, NO_SEQUENCES, lambda n, x: n(x, 0), gates=1
+)
 
 
 def uses(plugin: Plugin) -> tuple[Use, ...]:

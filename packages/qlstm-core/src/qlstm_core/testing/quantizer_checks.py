@@ -42,7 +42,7 @@ def check_level_count(quantizer: Quantizer) -> None:
                     # Those apart by more than rounding: few where only the gradient is spelt wrongly.
                     distinct = 1 + int((levels.diff() > 1e-5 * levels[1:].abs()).sum())
                     hint = _ROUNDING_HINT if distinct <= limit else ""
-                    found = f"{place} has {len(levels)} levels in {mode}"
+                    found = f"in {mode}, {place} has {len(levels)} levels"
                     raise AssertionError(f"{found}; bits = {quantizer.bits} allows {limit}{hint}")
 
 
@@ -55,7 +55,7 @@ def check_no_zero_from_one_bit(quantizer: Quantizer) -> None:
         q = prepared(quantizer, weight)
         for mode, training in MODES.items():
             zeros = int((QUANTIZE.apply(q.train(training), weight) == 0).sum())
-            require(zeros == 0, f"a weight {name} gives {zeros} zeros in {mode}")
+            require(zeros == 0, f"in {mode}, for a weight {name}, {zeros} values are zero")
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def check_rows_independent(quantizer: Quantizer) -> None:
     for mode, training in MODES.items():
         q = prepared(quantizer, weight).train(training)
         expected, found = (QUANTIZE.apply(q, value) for value in (weight, changed))
-        require_equal(found[:, 1:], expected[:, 1:], f"in {mode} changing row 0 changes other rows")
+        require_equal(found[:, 1:], expected[:, 1:], f"in {mode}, changing row 0 changes other rows")
 
 
 @torch.no_grad()
@@ -82,8 +82,10 @@ def check_constrain(quantizer: Quantizer) -> None:
             q.constrain_(stored)
             once = stored.clone()
             q.constrain_(stored)
-        require_finite(once, f"constrain_ of a weight {name}: the result")
-        require_equal(stored.detach(), once, f"constrain_ of a weight {name} changes it again when repeated")
+        require_finite(once, f"for a weight {name}, what constrain_ leaves")
+        require_equal(
+            stored.detach(), once, f"for a weight {name}, constrain_ changes it again when repeated"
+        )
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ Status = Literal["passed", "failed", "skipped", "expected failure"]
 _BOTH: tuple[Callable[[Any], None], ...] = (
     value_checks.check_shape_dtype_device,
     value_checks.check_finite_values,
+    value_checks.check_empty,
     value_checks.check_non_contiguous,
     value_checks.check_input_unchanged,
     value_checks.check_eval_deterministic,
@@ -51,6 +52,7 @@ QUANTIZER_CHECKS: tuple[Callable[[Quantizer], None], ...] = (
     gradient_checks.check_straight_through,
     storage_checks.check_bitplanes,
     storage_checks.check_pack_round_trip,
+    storage_checks.check_packed_matmul,
     storage_checks.check_storage_bytes,
     layer_checks.check_quantizer_in_layer,
 )

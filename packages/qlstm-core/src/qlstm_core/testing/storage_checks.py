@@ -14,6 +14,8 @@ from qlstm_core.testing.requirements import require, require_close, require_equa
 
 STORABLE = 8
 """Bits beyond which weights have no bit planes: they stay as they are."""
+PRECISION = 4096
+"""Activations of 16-bit tables are rounded to less than this fraction of the largest."""
 
 
 def check_bitplanes(quantizer: Quantizer) -> None:
@@ -25,11 +27,12 @@ def check_bitplanes(quantizer: Quantizer) -> None:
             planes, values = _planes(q, weight), _values(q, weight)
             require(
                 planes.bits <= quantizer.bits,
-                f"a weight {name} has {planes.bits} bit planes, bits is {quantizer.bits}: override bitplanes",
+                f"for a weight {name}, there are {planes.bits} bit planes, but bits is {quantizer.bits}: "
+                "override bitplanes",
             )
-            what = f"bitplanes().dense() differs from forward() for a {dtype} weight {name}"
+            what = f"for a weight {name} of {dtype}, bitplanes().dense() differs from forward()"
             # Planes are summed in float64 and rounded once: float32 has bits to spare, float64 has none.
-            exact = dtype == torch.float32 or values.numel() == 0
+            exact = dtype == torch.float32
             tolerance = 0.0 if exact else 4 * torch.finfo(dtype).eps * float(values.abs().max())
             require_close(planes.dense(), values, what, tolerance=tolerance)
 
@@ -40,10 +43,35 @@ def check_pack_round_trip(quantizer: Quantizer) -> None:
 
     _require_storable(quantizer)
     for name, weight in awkward_weights().items():
-        if weight.numel():
-            planes = _planes(prepared(quantizer, weight).eval(), weight)
-            message = f"a weight {name} changes when its bit planes are packed and unpacked"
-            require_equal(unpack(pack(planes)).dense(), planes.dense(), message)
+        planes = _planes(prepared(quantizer, weight).eval(), weight)
+        message = f"for a weight {name}, packing and unpacking changes the bit planes"
+        require_equal(unpack(pack(planes)).dense(), planes.dense(), message)
+
+
+def check_packed_matmul(quantizer: Quantizer) -> None:
+    """A product with the packed weight is that with the dense one, to the activations' precision."""
+    from qlstm_core.packed.format import pack
+    from qlstm_core.packed.product import matmul
+
+    _require_storable(quantizer)
+    epsilon, smallest = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).tiny
+    for name, weight in awkward_weights().items():
+        q = prepared(quantizer, weight).eval()
+        planes = _planes(q, weight)
+        values = planes.dense().double()
+        x = normal((3, weight.shape[2]), seed=17)
+        found = torch.from_numpy(matmul(x.numpy(), pack(planes), activation_bits=16)).double()
+        expected = torch.einsum("grc,nc->ngr", values, x.double())
+        # Integers are exact; activations are rounded to a fraction of the largest, sums of planes to float32.
+        size = x.abs().double()
+        rounding = values.abs().sum(-1) * size.amax(1)[:, None, None] / PRECISION
+        summing = planes.scales.double().sum(0) * size.sum(1)[:, None, None] * 8 * epsilon
+        wrong = (found - expected).abs() > rounding + summing + smallest
+        count = f"{int(wrong.sum())} of {wrong.numel()}"
+        require(
+            not wrong.any(),
+            f"for a weight {name}, {count} products with the packed weight are not those with the dense one",
+        )
 
 
 def check_storage_bytes(quantizer: Quantizer) -> None:

@@ -32,7 +32,7 @@ def check_shape_dtype_device(plugin: Plugin) -> None:
 
 @torch.no_grad()
 def check_finite_values(plugin: Plugin) -> None:
-    """The result is finite for huge, tiny, all-equal, all-zero and empty input."""
+    """The result is finite for huge, tiny, all-equal and all-zero input."""
     for use in uses(plugin):
         for description, value in use.inputs(torch.float32).items():
             for initial in (use.weight_for(value), value if use.gates == 0 else use.weight_for(value) * 0):
@@ -42,6 +42,21 @@ def check_finite_values(plugin: Plugin) -> None:
                     require_finite(use.apply(module.train(training), value), f"{where} the result")
                 for name, tensor in module.state_dict().items():
                     require_finite(tensor, f"after a {use.what} {description}, {name!r}")
+
+
+def check_empty(plugin: Plugin) -> None:
+    """An empty weight gives an empty result, and so does an empty batch in ``eval()``; gradients pass."""
+    for use in uses(plugin):
+        for description, shape in use.empty.items():
+            value = torch.empty(shape, requires_grad=True)
+            for mode, training in MODES.items():
+                if training and use.gates == 1:
+                    continue  # no batch, no batch statistics
+                result = use.apply(prepared(plugin, use.weight_for(value)).train(training), value)
+                found = tuple(result.shape)
+                require(found == shape, f"in {mode}, for a {use.what} {description}, the shape is {found}")
+                if result.requires_grad:  # otherwise check_gradient says so
+                    result.sum().backward()
 
 
 @torch.no_grad()

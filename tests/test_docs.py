@@ -1,0 +1,150 @@
+"""The documentation is in step with the code: examples run, hooks and checks are described as they are."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qlstm_core.plugins import hookspecs, registry
+from qlstm_core.testing.runner import NORMALIZER_CHECKS, QUANTIZER_CHECKS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("packages/*/README.md")])
+LANGUAGES = {"python", "output", "console", "bash", "text", "toml", "yaml", "json", "cpp", "mermaid"}
+FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, the file that it is (``title="…"``) if any, its code and first line."""
+
+    language: str
+    title: str
+    code: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        language, _, rest = match["info"].partition(" ")
+        title = re.search(r'title="([^"]*)"', rest)
+        line = text.count("\n", 0, match.start()) + 2
+        found.append(Block(language, title[1] if title else "", match["code"], line))
+    return found
+
+
+def examples(page: Path) -> list[Block]:
+    """Return what runs: Python, but for files of a package, which test_third_party_plugin.py builds."""
+    return [block for block in blocks(page) if block.language == "python" and not block.title]
+
+
+@pytest.fixture
+def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """A module in an empty folder; plugins that its code registers are forgotten afterwards."""
+    before = {record.name for record in registry.plugins()}
+    module = types.ModuleType("documentation")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.chdir(tmp_path)
+    yield module
+    for record in registry.plugins():
+        if record.name not in before:
+            registry.unregister(record.name)
+
+
+def run(code: str, module: types.ModuleType, source: str, line: int = 1) -> None:
+    exec(compile("\n" * (line - 1) + code, source, "exec"), vars(module))
+
+
+def test_pages_are_found() -> None:
+    names = {page.name for page in PAGES if examples(page)}
+    assert {"README.md", "writing-a-plugin.md", "hooks.md"} <= names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_names_its_language(page: Path) -> None:
+    assert [(block.line, block.language) for block in blocks(page) if block.language not in LANGUAGES] == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if examples(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_examples_run(page: Path, namespace: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """One after the other, in one namespace; a block "output" is what the one before printed."""
+    printed = ""
+    for block in blocks(page):
+        if block.language == "output":
+            assert printed.strip() == block.code.strip()
+        elif block.language == "python" and not block.title:
+            run(block.code, namespace, str(page), block.line)
+            printed = capsys.readouterr().out
+
+
+def hooks() -> dict[str, Callable[..., object]]:
+    """Return every hook specification of the core and, where it is installed, of the bench."""
+    modules: list[types.ModuleType] = [hookspecs]
+    try:
+        from qlstm_bench import hookspecs as bench
+    except ModuleNotFoundError:
+        pass
+    else:
+        modules.append(bench)
+    return {
+        name: function
+        for module in modules
+        for name, function in vars(module).items()
+        if name.startswith("qlstm_") and inspect.isfunction(function)
+    }
+
+
+def signature(hook: Callable[..., object]) -> str:
+    """Return ``name(parameter: type) -> type`` as it is written in the source."""
+    return f"{hook.__name__}{inspect.signature(hook)}".replace("'", "")
+
+
+HOOKS_PAGE = ROOT / "docs" / "hooks.md"
+
+
+@pytest.mark.parametrize("hook", hooks().values(), ids=hooks())
+def test_hook_is_documented_with_its_exact_signature(hook: Callable[..., object]) -> None:
+    assert f"\n## `{signature(hook)}`\n" in HOOKS_PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("hook", hooks().values(), ids=hooks())
+def test_hook_has_an_example_on_its_page(hook: Callable[..., object]) -> None:
+    section = (
+        HOOKS_PAGE.read_text(encoding="utf-8").split(f"\n## `{signature(hook)}`\n")[-1].split("\n## ")[0]
+    )
+    code = "".join(match["code"] for match in FENCE.finditer(section) if match["info"] == "python")
+    assert re.search(rf"@hookimpl\n *def {hook.__name__}\(", code)
+
+
+def test_no_hook_is_documented_that_does_not_exist() -> None:
+    documented = re.findall(r"^## `(\w+)\(", HOOKS_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(documented) == sorted(hooks())
+
+
+@pytest.mark.parametrize("hook", hooks().values(), ids=hooks())
+def test_example_of_a_hooks_docstring_is_a_whole_plugin(
+    hook: Callable[..., object], namespace: types.ModuleType
+) -> None:
+    code = textwrap.dedent((hook.__doc__ or "").split("Example::\n")[1])
+    run(code, namespace, hook.__name__)
+    registry.register(namespace)
+    record = next(record for record in registry.plugins() if record.name == namespace.__name__)
+    assert (record.status, record.reason) == ("active", "")
+
+
+def test_every_check_is_documented() -> None:
+    page = (ROOT / "docs" / "writing-a-plugin.md").read_text(encoding="utf-8")
+    checks = {check.__name__ for check in (*QUANTIZER_CHECKS, *NORMALIZER_CHECKS)} | {"check_text_form"}
+    assert set(re.findall(r"^\| `(check_\w+)`", page, re.MULTILINE)) == checks
