@@ -21,7 +21,8 @@ def test_the_demo_trains_a_grid_survives_a_failure_and_reuses_what_has_finished(
     settings = {**tiny, "steps": 2, "eval_every": 1}
     out = tmp_path / "demo"
     written = []
-    for _ in range(2):
+    for cores in (2, 1):
+        monkeypatch.setattr(demo, "_cores", lambda cores=cores: cores)
         with pytest.raises(RunError, match=r"2 of 6 runs failed: .*none, lyer: .*did you mean 'layer'"):
             demo.show(out, settings=settings)
         captured = capsys.readouterr()
@@ -29,7 +30,7 @@ def test_the_demo_trains_a_grid_survives_a_failure_and_reuses_what_has_finished(
         assert captured.err.count("failed: unknown normalizer 'lyer'") == 2
         records, problems = collect([out / "runs"])
         assert problems == []
-        names = [(record.result["quantizer"], record.result["normalizer"]) for record in records]
+        names = [(record.result.quantizer, record.result.normalizer) for record in records]
         assert names == [
             ("none", "none"), ("none", "layer"), ("binary-connect", "none"), ("binary-connect", "layer"),
         ]  # fmt: skip

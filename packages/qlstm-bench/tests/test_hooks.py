@@ -6,6 +6,7 @@ import inspect
 import textwrap
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_third_party_can_add_a_task(registry: Registry) -> None:
             {"step": 3, "metrics": {"valid_bpc": 2.5}},
             "some-run, step 3: 2.500 bits per character\n",
         ),
-        ("qlstm_run_ended", {"result": {"status": "diverged"}}, "some-run: diverged\n"),
+        ("qlstm_run_ended", {"result": SimpleNamespace(status="diverged")}, "some-run: diverged\n"),
     ],
 )
 def test_a_third_party_can_follow_a_run(

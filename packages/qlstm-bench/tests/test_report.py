@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from qlstm_bench.cli import main
 from qlstm_bench.config import RunConfig
 from qlstm_bench.report import collect, print_table, results_frame, write_html
 from qlstm_bench.report.figures import draw_overview
+from qlstm_bench.results import Result
 from qlstm_bench.runs import Run
 
 
@@ -27,7 +27,7 @@ def make_run(out: Path, quantizer: str, normalizer: str, **changes: Any) -> Run:
     run = Run.of(out, config, dataset)
     run.directory.mkdir(parents=True)
     run.write_config()
-    metrics: Mapping[str, float] = {
+    metrics = {
         "baseline_bpc": 4.0, "valid_bpc": 2.5, "best_valid_bpc": 2.5, "best_step": 20, "test_bpc": 2.625,
         "gradient_growth": 0.25,
     }  # fmt: skip
@@ -38,7 +38,8 @@ def make_run(out: Path, quantizer: str, normalizer: str, **changes: Any) -> Run:
         "dataset": {"name": dataset, "sha256": "ab" * 32}, "git_commit": None, "wall_s": 1.0,
         "gradient_norms": [{"layer": 0, "direction": 0, "norms": [0.25, 0.5, 1.0]}],
     }  # fmt: skip
-    run.write_result(result | {"metrics": metrics | changes.pop("metrics", {})} | changes)
+    metrics = {**metrics, **changes.pop("metrics", {})}
+    run.write_result(Result.model_validate({**result, "metrics": metrics, **changes}))
     for step in (10, 20):
         run.log({"step": step, "valid_bpc": 4 - step / 10})
     return run
@@ -65,7 +66,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_runs_are_collected_in_order_and_damaged_ones_named(runs: Path, tmp_path: Path) -> None:
     records, problems = collect([runs, runs, tmp_path / "nowhere"])
-    names = [(record.result["quantizer"], record.result["normalizer"]) for record in records]
+    names = [(record.result.quantizer, record.result.normalizer) for record in records]
     assert names == [
         ("none", "none"), ("none", "layer"), ("bwn", "none"), ("bwn", "layer"), ("twn", "none"),
         ("twn", "layer"),

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pytest
 import torch
@@ -15,15 +15,18 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from qlstm_bench.config import RunConfig
+from qlstm_bench.gradient_norms import StateGradientNorms
+from qlstm_bench.results import DatasetRecord, Result
 from qlstm_bench.runs import Run, RunError, check_writable, replace_file
+
+CONFIG = RunConfig.build(
+    {"data": "toy", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 4}
+)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    config = RunConfig.build(
-        {"data": "toy", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 4}
-    )
-    made = Run.of(tmp_path / "runs", config, "0" * 64)
+    made = Run.of(tmp_path / "runs", CONFIG, "0" * 64)
     made.directory.mkdir(parents=True)
     made.write_config()
     return made
@@ -35,31 +38,50 @@ def test_the_name_tells_task_quantizer_and_normalizer(run: Run) -> None:
     assert Run.of(Path(), config, "1").name.startswith("char-lm-alternating-bits-2-batch-shared-")
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.text(max_size=5), st.floats() | st.integers() | st.none() | st.booleans()))
-def test_numbers_that_json_lacks_come_back(
-    tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, Any]
-) -> None:
-    directory = tmp_path_factory.mktemp("run")
-    config = RunConfig.build(
-        {"data": "toy", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 4}
+def a_result(metrics: dict[str, float]) -> Result:
+    return Result(
+        status="completed",
+        task="char-lm",
+        quantizer="none",
+        normalizer="none",
+        seed=0,
+        metric="bpc",
+        metric_title="bits per character",
+        metrics=metrics,
+        gradient_norms=[StateGradientNorms(0, 0, (math.inf, 1e-300, 1.0))],
+        steps=4,
+        storage_bytes=1024,
+        float32_bytes=1024,
+        dataset=DatasetRecord(name="toy", sha256="0" * 64),
+        device="cpu",
+        versions={},
+        git_commit=None,
+        wall_s=0.5,
     )
-    run = Run(directory, config)
-    run.write_result({"status": "completed", "metrics": metrics})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), st.floats()))
+def test_numbers_that_json_lacks_come_back(
+    tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, float]
+) -> None:
+    run = Run(tmp_path_factory.mktemp("run"), CONFIG)
+    run.write_result(a_result(metrics))
+    run.log({**metrics, "step": 1})
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    json.loads((directory / "result.json").read_text(), parse_constant=refuse)
+    for name in ("result.json", "metrics.jsonl"):
+        json.loads((run.directory / name).read_text(encoding="utf-8"), parse_constant=refuse)
     result = run.result()
     assert result is not None
+    assert result.gradient_norms == [StateGradientNorms(0, 0, (math.inf, 1e-300, 1.0))]
+    (row,) = run.metrics()
+    assert row.keys() == {*metrics, "step"}
     for name, value in metrics.items():
-        restored = result["metrics"][name]
-        if isinstance(value, float) and math.isnan(value):
-            assert math.isnan(restored)
-        else:
-            assert restored == value
-            assert type(restored) is type(value)
+        for restored in (result.metrics[name], *([] if name == "step" else [row[name]])):
+            assert restored == value or (math.isnan(restored) and math.isnan(value))
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 3, "los', b'{"step": 3}', b"\xff\xfe\n", b"[3]\n", b"\n"])
@@ -143,7 +165,7 @@ def test_clearing_forgets_everything_but_the_settings(run: Run) -> None:
     run.log({"step": 1})
     run.save_checkpoint({})
     run.save_model({"weight": torch.zeros(1)})
-    run.write_result({"status": "failed", "metrics": {}})
+    run.write_result(a_result({}))
     run.clear()
     assert os.listdir(run.directory) == ["config.yaml"]
 

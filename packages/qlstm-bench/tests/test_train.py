@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.results import Result
 from qlstm_bench.runs import Run, RunError
 from qlstm_bench.train import Outcome, clip_gradients_, resolve, train
 from qlstm_core.plugins import PluginError, hookimpl, registry
@@ -25,7 +26,7 @@ class Recorder:
     def __init__(self) -> None:
         self.started: list[Run] = []
         self.rows: list[tuple[int, Mapping[str, float]]] = []
-        self.ended: list[Mapping[str, Any]] = []
+        self.ended: list[Result] = []
         self.interrupt_at: int | None = None
 
     @hookimpl
@@ -39,7 +40,7 @@ class Recorder:
             raise KeyboardInterrupt
 
     @hookimpl
-    def qlstm_run_ended(self, run: Run, result: Mapping[str, Any]) -> None:
+    def qlstm_run_ended(self, run: Run, result: Result) -> None:
         self.ended.append(result)
 
 
@@ -51,8 +52,8 @@ def recorder() -> Iterator[Recorder]:
     registry.unregister("recorder")
 
 
-def without_time(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("seconds", "wall_s")}
+def untimed(result: Result) -> Result:
+    return result.model_copy(update={"wall_s": 0.0})
 
 
 def assert_same(first: Outcome, second: Outcome) -> None:
@@ -61,9 +62,9 @@ def assert_same(first: Outcome, second: Outcome) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
-    rows = ([without_time(row) for row in outcome.run.metrics()] for outcome in (first, second))
+    rows = ([row | {"seconds": 0.0} for row in outcome.run.metrics()] for outcome in (first, second))
     assert next(rows) == next(rows)
-    assert without_time(first.result) == without_time(second.result)
+    assert untimed(first.result) == untimed(second.result)
 
 
 STATEFUL = [
@@ -118,10 +119,10 @@ def test_a_finished_run_is_not_repeated_unless_forced(
     forced = train(tiny, tmp_path, force=True)
     assert not forced.reused
     assert len(recorder.started) == 2
-    assert without_time(forced.result) == without_time(first.result)
+    assert untimed(forced.result) == untimed(first.result)
     other = train({**tiny, "seed": 1}, tmp_path)
     assert other.run.directory != first.run.directory
-    assert other.result["metrics"]["valid_bpc"] != first.result["metrics"]["valid_bpc"]
+    assert other.result.figure("valid") != first.result.figure("valid")
 
 
 def test_a_run_learns_and_records_what_it_did(
@@ -130,16 +131,17 @@ def test_a_run_learns_and_records_what_it_did(
     """A few hundred characters of a small vocabulary are learnt beyond their frequencies."""
     settings = {**tiny, "steps": 90, "hidden": 24, "batch": 8, "log_every": 30, "eval_every": 45}
     outcome = train({**settings, "quantizer": "bwn", "normalizer": "layer"}, tmp_path)
-    result, metrics = outcome.result, outcome.result["metrics"]
-    assert result["status"] == "completed"
+    result, metrics = outcome.result, outcome.result.metrics
+    assert result.status == "completed"
+    assert result.learnt
     assert metrics["valid_bpc"] < 0.9 * metrics["baseline_bpc"]
     assert metrics["test_bpc"] < 0.9 * metrics["baseline_bpc"]
     assert metrics["best_valid_bpc"] <= metrics["valid_bpc"]
-    assert result["storage_bytes"] < result["float32_bytes"]
-    assert result["versions"]["torch"] == torch.__version__
-    assert result["seed"] == 0
-    assert len(result["dataset"]["sha256"]) == 64
-    norms = result["gradient_norms"][0]["norms"]
+    assert result.storage_bytes < result.float32_bytes
+    assert result.versions["torch"] == torch.__version__
+    assert result.seed == 0
+    assert len(result.dataset.sha256) == 64
+    norms = result.gradient_norms[0].norms
     assert len(norms) == 10
     assert metrics["gradient_growth"] == norms[0] / norms[-1]
 
@@ -152,7 +154,8 @@ def test_a_run_learns_and_records_what_it_did(
     assert rows[-1]["valid_bpc"] == metrics["valid_bpc"]
     assert [run.name for run in recorder.started] == [outcome.run.name]
     assert recorder.ended == [result]
-    assert json.loads((outcome.run.directory / "result.json").read_text()) == result
+    assert outcome.run.result() == result
+    assert json.loads((outcome.run.directory / "result.json").read_text())["metrics"] == metrics
     assert RunConfig.from_yaml(outcome.run.directory / "config.yaml") == outcome.run.config
 
 
@@ -180,10 +183,11 @@ def test_loss_aware_weights_follow_the_optimizer(tiny: dict[str, Any], tmp_path:
 def test_divergence_is_a_result(tiny: dict[str, Any], tmp_path: Path, recorder: Recorder) -> None:
     """A learning rate near the largest float32 gives a first step from which the loss overflows."""
     outcome = train({**tiny, "lr": 3e37, "hidden": 16}, tmp_path)
-    assert outcome.result["status"] == "diverged"
-    assert outcome.result["diverged_at"] == outcome.result["steps"] == 2
-    assert "test_bpc" not in outcome.result["metrics"]
-    assert outcome.result["metrics"]["largest_gradient_norm"] == math.inf
+    assert outcome.result.status == "diverged"
+    assert outcome.result.diverged_at == outcome.result.steps == 2
+    assert math.isnan(outcome.result.figure("test"))
+    assert outcome.result.metrics["largest_gradient_norm"] == math.inf
+    assert not outcome.result.learnt
     assert [row["step"] for row in outcome.run.metrics()] == [1, 2]
     assert recorder.ended == [outcome.result]
     assert (outcome.run.directory / "model.safetensors").exists()
@@ -199,10 +203,10 @@ def test_a_failure_is_recorded_and_the_run_can_be_repeated(
     (directory,) = tmp_path.glob("char-lm-*")
     result = Run.read(directory).result()
     assert result is not None
-    assert (result["status"], result["error"]) == ("failed", "ZeroDivisionError: division by zero")
+    assert (result.status, result.error) == ("failed", "ZeroDivisionError: division by zero")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert train(tiny, tmp_path).result["status"] == "completed"
+    assert train(tiny, tmp_path).result.status == "completed"
 
 
 def test_clipping_keeps_the_direction_and_survives_float32() -> None:

@@ -113,7 +113,6 @@ def run(
 ) -> None:
     """Train one network."""
     from qlstm_bench.progress import RunProgress
-    from qlstm_bench.results import describe_result
     from qlstm_bench.train import train
 
     given = {
@@ -131,8 +130,7 @@ def run(
         outcome = train(settings, out, force=force, listen=progress.update)
     result = outcome.result
     print(
-        f"{result['quantizer']}, {result['normalizer']} on {result['dataset']['name']}: "
-        f"{describe_result(result)}; "
+        f"{result.quantizer}, {result.normalizer} on {result.dataset.name}: {result.describe()}; "
         f"{'finished before, ' if outcome.reused else ''}{outcome.run.directory}"
     )
 

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from qlstm_bench.report import collect, print_table, write_html
 from qlstm_bench.report.figures import draw_overview
-from qlstm_bench.results import describe_result
 from qlstm_bench.runs import RunError, check_writable
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _train_all(
                     job, error = running[future], future.exception()
                     if error is None:
                         outcomes.append(future.result())
-                        board.end(job, describe_result(future.result().result))
+                        board.end(job, future.result().result.describe())
                     else:
                         failures.append(f"{', '.join(job)}: {type(error).__name__}: {error}")
                         board.end(job, f"failed: {error}")

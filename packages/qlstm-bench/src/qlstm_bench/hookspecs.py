@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qlstm_core.plugins import hookspec
 from qlstm_core.plugins.specs import Spec
 
 if TYPE_CHECKING:
+    from qlstm_bench.results import Result
     from qlstm_bench.runs import Run
 
 
@@ -70,8 +71,8 @@ def qlstm_run_logged(run: Run, step: int, metrics: Mapping[str, float]) -> None:
 
 
 @hookspec
-def qlstm_run_ended(run: Run, result: Mapping[str, Any]) -> None:
-    """Note the end of a run, with what its result.json holds.
+def qlstm_run_ended(run: Run, result: Result) -> None:
+    """Note the end of a run, and what its result.json holds.
 
     Example::
 
@@ -79,6 +80,6 @@ def qlstm_run_ended(run: Run, result: Mapping[str, Any]) -> None:
 
         @hookimpl
         def qlstm_run_ended(run, result):
-            print(f"{run.name}: {result['status']}")
+            print(f"{run.name}: {result.status}")
     """
     raise NotImplementedError

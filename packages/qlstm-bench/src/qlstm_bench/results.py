@@ -1,44 +1,109 @@
-"""A result in words: what the command line and the reports say of it."""
+"""What a run came to: the content of its result.json, and how to say it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from qlstm_bench.gradient_norms import StateGradientNorms
+
+Status = Literal["completed", "diverged", "failed"]
 
 
-def describe_result(result: Mapping[str, Any]) -> str:
-    """Return what a run came to, on one line.
+class DatasetRecord(BaseModel):
+    """Which data a run was trained on.
 
     Args:
-        result: what its result.json holds.
+        name: the dataset's, or the file's.
+        sha256: of its bytes.
     """
-    metric, metrics = result["metric"], result["metrics"]
-    parts = [describe_status(result)]
-    if result["status"] == "completed":
-        valid, test = metrics[f"valid_{metric}"], metrics[f"test_{metric}"]
-        parts.append(f"{valid:.3f} {result['metric_title']} in validation, {test:.3f} in test")
-    size, plain = (result[name] / 1024 for name in ("storage_bytes", "float32_bytes"))
-    parts.append(f"{size:.0f} KB instead of {plain:.0f} KB in float32")
-    if "gradient_growth" in metrics:
-        parts.append(f"gradient growth {format_growth(metrics['gradient_growth'])}")
-    parts.append(f"{result['steps']} steps in {result['wall_s']:.0f} s")
-    return "; ".join(parts)
+
+    name: str
+    sha256: str
 
 
-def describe_status(result: Mapping[str, Any]) -> str:
-    """Return a run's status: completed, learnt nothing, diverged at which step, or failed with what.
+class Result(BaseModel):
+    """What result.json holds.
 
-    A run has learnt nothing when it ends no better than the task's baseline, which looks at no input.
+    Args:
+        status: ``completed``, ``diverged`` (the loss or a gradient was not finite) or ``failed``.
+        error: why it failed.
+        diverged_at: the step at which it diverged.
+        task, quantizer, normalizer, seed: from the settings.
+        metric: name of the task's figure of merit, lower is better.
+        metric_title: the same in words.
+        metrics: ``baseline_<metric>`` and, as far as the run came, ``valid_<metric>`` (the last),
+            ``best_valid_<metric>`` and its ``best_step``, ``test_<metric>``, ``largest_gradient_norm`` (over
+            all parameters, before clipping), ``gradient_growth`` (see :class:`StateGradientNorms`).
+        gradient_norms: through time, after training, of each layer and direction.
+        steps: optimizer steps done.
+        storage_bytes: of the recurrent layer as deployed.
+        float32_bytes: of the same layer without quantizer and normaliser.
+        dataset: what it was trained on.
+        device: where.
+        versions: of Python, PyTorch, NumPy and every plugin.
+        git_commit: of the repository around the working directory, if any.
+        wall_s: seconds, over all sessions.
     """
-    metric, metrics = result["metric"], result["metrics"]
-    if result["status"] == "diverged":
-        return f"diverged at step {result['diverged_at']}"
-    if result["status"] == "failed":
-        return f"failed: {result.get('error', 'no reason recorded')}"
-    return "learnt nothing" if metrics[f"valid_{metric}"] >= metrics[f"baseline_{metric}"] else "completed"
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    status: Status
+    error: str | None = None
+    diverged_at: int | None = None
+    task: str
+    quantizer: str
+    normalizer: str
+    seed: int
+    metric: str
+    metric_title: str
+    metrics: dict[str, float]
+    gradient_norms: list[StateGradientNorms] = []
+    steps: int
+    storage_bytes: int
+    float32_bytes: int
+    dataset: DatasetRecord
+    device: str
+    versions: dict[str, str]
+    git_commit: str | None
+    wall_s: float
+
+    def figure(self, kind: str) -> float:
+        """Return the figure of merit: ``"valid"``, ``"test"`` or ``"baseline"``; NaN where there is none."""
+        return self.metrics.get(f"{kind}_{self.metric}", math.nan)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the run ended better than the task's baseline, which looks at no input."""
+        return self.status == "completed" and self.figure("valid") < self.figure("baseline")
+
+    @property
+    def fate(self) -> str:
+        """The status in words: completed, learnt nothing, diverged at which step, or failed with what."""
+        if self.status == "diverged":
+            return f"diverged at step {self.diverged_at}"
+        if self.status == "failed":
+            return f"failed: {self.error}"
+        return "completed" if self.learnt else "learnt nothing"
+
+    def describe(self) -> str:
+        """Return all that matters on one line."""
+        parts = [self.fate]
+        if self.status == "completed":
+            valid, test = self.figure("valid"), self.figure("test")
+            parts.append(f"{valid:.3f} {self.metric_title} in validation, {test:.3f} in test")
+        parts.append(
+            f"{self.storage_bytes / 1024:.0f} KB instead of {self.float32_bytes / 1024:.0f} KB in float32"
+        )
+        parts.append(f"gradient growth {format_growth(self.metrics.get('gradient_growth', math.nan))}")
+        parts.append(f"{self.steps} steps in {self.wall_s:.0f} s")
+        return "; ".join(parts)
 
 
 def format_growth(growth: float) -> str:
-    """Return a gradient's growth with two digits, as in ``3.2e+22``."""
+    """Return a gradient's growth with two digits, as in ``3.2e+22``; a dash for NaN."""
+    if math.isnan(growth):
+        return "–"
     return "> 1e+308" if math.isinf(growth) else f"{growth:.1e}"

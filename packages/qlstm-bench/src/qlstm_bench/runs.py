@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.results import Result
+
+_ROW = TypeAdapter(dict[str, float], config=ConfigDict(ser_json_inf_nan="strings"))
+"""A line of metrics.jsonl: standard JSON has no infinity, so that it is written as a string."""
 
 FINISHED = ("completed", "diverged")
 """The statuses of a run that is not repeated."""
@@ -102,7 +105,7 @@ class Run:
         """Write config.yaml."""
         replace_file(self.directory / "config.yaml", self.config.to_yaml().encode())
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """Return what result.json holds, or ``None`` where the run has not ended.
 
         Raises:
@@ -112,16 +115,19 @@ class Run:
         if not path.exists():
             return None
         try:
-            result = _from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return Result.model_validate_json(path.read_bytes())
+        except OSError as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(result, dict) or "status" not in result or "metrics" not in result:
-            raise RunError(f"{path}: not the result of a run: expected 'status' and 'metrics'")
-        return result
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RunError(
+                f"{path}: not the result of a run: {where + ': ' if where else ''}{first['msg']}"
+            ) from error
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: Result) -> None:
         """Write result.json: the run has ended."""
-        replace_file(self.directory / "result.json", _to_json(result, indent=2).encode())
+        replace_file(self.directory / "result.json", result.model_dump_json(indent=2).encode())
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl, each with its ``step``; a torn one is left out."""
@@ -130,24 +136,21 @@ class Run:
             return []
         rows = []
         for line in path.read_bytes().splitlines(keepends=True):
-            try:
-                row = _from_json(line.decode("utf-8")) if line.endswith(b"\n") else None
-            except ValueError:
-                row = None
-            if isinstance(row, dict) and "step" in row:
-                rows.append(row)
+            with suppress(ValidationError):
+                row = _ROW.validate_json(line)
+                if line.endswith(b"\n") and "step" in row:
+                    rows.append(row)
         return rows
 
     def log(self, row: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, in one write."""
         with (self.directory / "metrics.jsonl").open("ab", buffering=0) as file:
-            file.write(_to_json(row).encode() + b"\n")
+            file.write(_ROW.dump_json(dict(row)) + b"\n")
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was logged after ``step``: the training goes on from there."""
         rows = [row for row in self.metrics() if row["step"] <= step]
-        content = "".join(_to_json(row) + "\n" for row in rows)
-        replace_file(self.directory / "metrics.jsonl", content.encode())
+        replace_file(self.directory / "metrics.jsonl", b"".join(_ROW.dump_json(row) + b"\n" for row in rows))
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint: tensors and plain Python values, in nested dicts, lists and tuples."""
@@ -205,33 +208,3 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> 
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    """Return standard JSON; numbers that it cannot hold become the strings "inf", "-inf" and "nan"."""
-    return json.dumps(_name_non_finite(value), indent=indent, allow_nan=False)
-
-
-def _name_non_finite(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _name_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_name_non_finite(item) for item in value]
-    return value
-
-
-def _from_json(text: str) -> Any:
-    """Undo :func:`_to_json`."""
-    return _restore_non_finite(json.loads(text))
-
-
-def _restore_non_finite(value: Any) -> Any:
-    if isinstance(value, str) and value in ("inf", "-inf", "nan"):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _restore_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_restore_non_finite(item) for item in value]
-    return value

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from lightning_fabric import Fabric, seed_everything
 
 from qlstm_bench import provenance
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.gradient_norms import task_gradient_norms
+from qlstm_bench.gradient_norms import StateGradientNorms, task_gradient_norms
 from qlstm_bench.random_state import random_state, restore_random_state
+from qlstm_bench.results import DatasetRecord, Result, Status
 from qlstm_bench.runs import FINISHED, Run, check_writable
 from qlstm_bench.tasks import Task, tasks_of
 from qlstm_core import Quantizer, RecurrentLayer, track_curvature
@@ -37,7 +39,7 @@ class Outcome:
     """
 
     run: Run
-    result: dict[str, Any]
+    result: Result
     reused: bool
 
 
@@ -88,7 +90,7 @@ def train(
         if force:
             run.clear()
         result = run.result()
-        if result is not None and result["status"] in FINISHED:
+        if result is not None and result.status in FINISHED:
             return Outcome(run, result, reused=True)
         run.write_config()
         training = _Training(fabric, task, model, run, listen)
@@ -97,9 +99,7 @@ def train(
         try:
             result = training.loop()
         except Exception as error:
-            result = training.describe("failed") | {
-                "error": " ".join(f"{type(error).__name__}: {error}".split())
-            }
+            result = training.result("failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
             raise
         finally:
             if result is not None:
@@ -212,7 +212,7 @@ class _Training:
         """Wall time, over all sessions."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def loop(self) -> dict[str, Any]:
+    def loop(self) -> Result:
         """Train to the end or to divergence, and return the result."""
         while self.step < self.steps and self.diverged_at is None:
             self.advance()
@@ -273,49 +273,51 @@ class _Training:
         self.model.eval()
         return self.task.evaluate(self.model, split)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Result:
         """Measure what is measured once, at the end, and return the result."""
-        result = self.describe("completed" if self.diverged_at is None else "diverged")
         traces = task_gradient_norms(self.task, self.module, self.config.seed)
-        result["gradient_norms"] = [
-            {"layer": trace.layer, "direction": trace.direction, "norms": list(trace.norms)}
-            for trace in traces
-        ]
-        result["metrics"]["gradient_growth"] = max(trace.growth for trace in traces)
-        if self.diverged_at is None:
-            result["metrics"][f"test_{self.task.metric}"] = self.evaluate("test")
-        return result
+        metrics = {"gradient_growth": max(trace.growth for trace in traces)}
+        if self.diverged_at is not None:
+            return self.result("diverged", metrics, traces)
+        return self.result("completed", metrics | {f"test_{self.task.metric}": self.evaluate("test")}, traces)
 
-    def describe(self, status: str) -> dict[str, Any]:
-        """Return the result as far as it is known, under a status."""
+    def result(
+        self,
+        status: Status,
+        measured: Mapping[str, float] = MappingProxyType({}),
+        gradient_norms: Sequence[StateGradientNorms] = (),
+        error: str | None = None,
+    ) -> Result:
+        """Return the result, with the figures that were logged and those measured at the end."""
         metric = self.task.metric
         rows = self.run.metrics()
-        measured = [(row[f"valid_{metric}"], row["step"]) for row in rows if f"valid_{metric}" in row]
-        metrics: dict[str, float] = {f"baseline_{metric}": self.task.baseline()}
+        validated = [(row[f"valid_{metric}"], row["step"]) for row in rows if f"valid_{metric}" in row]
+        metrics = {f"baseline_{metric}": self.task.baseline(), **measured}
         if rows:
             metrics["largest_gradient_norm"] = max(row.get("gradient_norm", 0.0) for row in rows)
-        if measured:
-            metrics[f"valid_{metric}"] = measured[-1][0]
-            metrics[f"best_valid_{metric}"], metrics["best_step"] = min(measured)
-        layer = self.task.recurrent(self.module)
+        if validated:
+            metrics[f"valid_{metric}"] = validated[-1][0]
+            metrics[f"best_valid_{metric}"], metrics["best_step"] = min(validated)
         with torch.device("meta"):
             plain = self.task.recurrent(self.task.model("none", "none"))
-        return {
-            "status": status,
-            "task": self.config.task,
-            "quantizer": self.config.quantizer,
-            "normalizer": self.config.normalizer,
-            "metric": metric,
-            "metric_title": self.task.metric_title,
-            "metrics": metrics,
-            "steps": self.step,
-            "diverged_at": self.diverged_at,
-            "storage_bytes": layer.storage_bytes(),
-            "float32_bytes": plain.storage_bytes(),
-            "seed": self.config.seed,
-            "dataset": {"name": self.task.dataset, "sha256": self.task.dataset_sha256},
-            "device": provenance.device_title(self.fabric.device),
-            "versions": provenance.versions(),
-            "git_commit": provenance.git_commit(),
-            "wall_s": round(self.seconds, 3),
-        }
+        return Result(
+            status=status,
+            error=error,
+            diverged_at=self.diverged_at,
+            task=self.config.task,
+            quantizer=self.config.quantizer,
+            normalizer=self.config.normalizer,
+            seed=self.config.seed,
+            metric=metric,
+            metric_title=self.task.metric_title,
+            metrics=metrics,
+            gradient_norms=list(gradient_norms),
+            steps=self.step,
+            storage_bytes=self.task.recurrent(self.module).storage_bytes(),
+            float32_bytes=plain.storage_bytes(),
+            dataset=DatasetRecord(name=self.task.dataset, sha256=self.task.dataset_sha256),
+            device=provenance.device_title(self.fabric.device),
+            versions=provenance.versions(),
+            git_commit=provenance.git_commit(),
+            wall_s=round(self.seconds, 3),
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qlstm_bench.results import Result
 from qlstm_bench.runs import Run, RunError
 
 
@@ -21,18 +22,18 @@ class Record:
     """
 
     run: Run
-    result: dict[str, Any]
+    result: Result
     rows: list[dict[str, float]]
 
     @property
     def section(self) -> tuple[str, str]:
         """Task and dataset: only runs of one section can be compared."""
-        return self.result["task"], self.result["dataset"]["name"]
+        return self.result.task, self.result.dataset.name
 
     @property
     def order(self) -> tuple[Any, ...]:
         """Full precision and no normalisation first, the rest by name."""
-        names = (self.result["quantizer"], self.result["normalizer"])
+        names = (self.result.quantizer, self.result.normalizer)
         return (*self.section, *((name != "none", name) for name in names), self.run.name)
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:

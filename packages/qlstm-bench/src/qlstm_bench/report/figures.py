@@ -40,21 +40,20 @@ def draw_curves(axes: Axes, records: Sequence[Record], normalizers: Sequence[str
         normalizers: all that the report shows, in the order of their colours.
     """
     for record in records:
-        metric = record.result["metric"]
-        steps, values = record.curve(f"valid_{metric}")
+        steps, values = record.curve(f"valid_{record.result.metric}")
         line = axes.plot(steps, values, **_look(record, normalizers))[0]
-        if record.result["status"] == "diverged":
-            last = values[-1] if values else record.result["metrics"][f"baseline_{metric}"]
-            axes.plot([record.result["diverged_at"]], [last], "x", color=line.get_color(), markersize=8)
+        if record.result.diverged_at is not None:
+            last = values[-1] if values else record.result.figure("baseline")
+            axes.plot([record.result.diverged_at], [last], "x", color=line.get_color(), markersize=8)
     first = records[0].result
-    baseline = first["metrics"][f"baseline_{first['metric']}"]
+    baseline = first.figure("baseline")
     axes.axhline(baseline, color="0.6", linewidth=0.8, zorder=0)
     axes.annotate(
         "symbol frequencies alone", (0.99, baseline), xycoords=("axes fraction", "data"),
         xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7, color="0.4",
     )  # fmt: skip
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel(f"{first['metric_title']}, validation")
+    axes.set_ylabel(f"{first.metric_title}, validation")
 
 
 def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequence[str]) -> None:
@@ -66,9 +65,10 @@ def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequ
         normalizers: all that the report shows, in the order of their colours.
     """
     for record in records:
-        traces = record.result.get("gradient_norms") or [{"norms": []}]
-        norms = np.array(traces[0]["norms"], dtype=float)
-        relative = norms / norms[-1] if norms.size and norms[-1] > 0 else norms
+        if not record.result.gradient_norms:
+            continue
+        norms = np.array(record.result.gradient_norms[0].norms)
+        relative = norms / norms[-1] if norms[-1] > 0 else norms
         shown = np.where(np.isfinite(relative) & (relative >= _SMALLEST_NORM), relative, np.nan)
         axes.semilogy(np.arange(1, norms.size + 1), shown, **_look(record, normalizers))
     axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
@@ -77,9 +77,9 @@ def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequ
 
 
 def _look(record: Record, normalizers: Sequence[str]) -> dict[str, Any]:
-    index = normalizers.index(record.result["normalizer"])
+    index = normalizers.index(record.result.normalizer)
     return {
-        "label": record.result["normalizer"],
+        "label": record.result.normalizer,
         "color": _COLORS[index % len(_COLORS)],
         "linestyle": _DASHES[index % len(_DASHES)],
         "linewidth": 1.6,
@@ -90,7 +90,7 @@ def by_quantizer(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Return the records by quantizer, in their order."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(record.result["quantizer"], []).append(record)
+        groups.setdefault(record.result.quantizer, []).append(record)
     return groups
 
 
@@ -136,7 +136,7 @@ def draw_overview(records: Sequence[Record], path: Path) -> None:
 def _draw_all(records: Sequence[Record], draw: Draw, panels: list[Axes]) -> list[Axes]:
     """Draw each quantizer's records on its own axes and give all the same limits."""
     normalizers = sorted(
-        {record.result["normalizer"] for record in records}, key=lambda name: (name != "none", name)
+        {record.result.normalizer for record in records}, key=lambda name: (name != "none", name)
     )
     for panel, group in zip(panels, by_quantizer(records).values(), strict=True):
         draw(panel, group, normalizers)

@@ -36,18 +36,15 @@ def write_html(records: Sequence[Record], path: Path) -> None:
 
 def _section(records: list[Record]) -> dict[str, Any]:
     """Return what the template shows of one task on one dataset."""
-    frame = results_frame(records)
-    shown = format_frame(frame)
+    shown = format_frame(results_frame(records))
     first = records[0]
     return {
-        "title": f"{first.result['task']} on {first.result['dataset']['name']}",
-        "metric": first.result["metric_title"],
+        "title": f"{first.result.task} on {first.result.dataset.name}",
+        "metric": first.result.metric_title,
         "headings": list(shown.columns),
         "rows": [
-            {"cells": cells, "run": name, "good": status == "completed"}
-            for cells, name, status in zip(
-                shown.to_numpy().tolist(), frame["run"], frame["status"], strict=True
-            )
+            {"cells": cells, "run": record.run.name, "good": record.result.learnt}
+            for cells, record in zip(shown.to_numpy().tolist(), records, strict=True)
         ],
         "curves": _inline(draw_panels(records, draw_curves).values()),
         "norms": _inline(draw_panels(records, draw_gradient_norms).values()),
@@ -78,9 +75,9 @@ def _facts(records: list[Record]) -> dict[str, str]:
         )
     }
     for name in ("device", "git_commit"):
-        values[name] = [str(record.result.get(name)) for record in records]
-    values["dataset SHA-256"] = [record.result["dataset"]["sha256"] for record in records]
-    for package in sorted({package for record in records for package in record.result["versions"]}):
-        values[package] = [str(record.result["versions"].get(package)) for record in records]
+        values[name] = [str(getattr(record.result, name)) for record in records]
+    values["dataset SHA-256"] = [record.result.dataset.sha256 for record in records]
+    for package in sorted({package for record in records for package in record.result.versions}):
+        values[package] = [str(record.result.versions.get(package)) for record in records]
     distinct = {name: sorted(set(found)) for name, found in values.items()}
     return {name: ", ".join(found) for name, found in distinct.items() if found != ["None"]}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TextIO
 
 import pandas as pd
 
 from qlstm_bench.report.collect import Record
-from qlstm_bench.results import describe_status, format_growth
+from qlstm_bench.results import format_growth
 
 _LEFT = ("quantizer", "normaliser", "status")
 
@@ -25,22 +26,20 @@ def results_frame(records: Sequence[Record]) -> pd.DataFrame:
 
 def _row(record: Record) -> dict[str, object]:
     result = record.result
-    metric, metrics = result["metric"], result["metrics"]
-    completed = result["status"] == "completed"
-    task, dataset = record.section
+    completed = result.status == "completed"
     return {
-        "task": task,
-        "dataset": dataset,
-        "quantizer": result["quantizer"],
-        "normalizer": result["normalizer"],
-        "valid": metrics[f"valid_{metric}"] if completed else float("nan"),
-        "test": metrics[f"test_{metric}"] if completed else float("nan"),
-        "size_kb": result["storage_bytes"] / 1024,
-        "ratio": result["float32_bytes"] / result["storage_bytes"],
-        "gradient_growth": metrics.get("gradient_growth", float("nan")),
-        "status": describe_status(result),
-        "steps": result["steps"],
-        "seed": result["seed"],
+        "task": result.task,
+        "dataset": result.dataset.name,
+        "quantizer": result.quantizer,
+        "normalizer": result.normalizer,
+        "valid": result.figure("valid") if completed else math.nan,
+        "test": result.figure("test") if completed else math.nan,
+        "size_kb": result.storage_bytes / 1024,
+        "ratio": result.float32_bytes / result.storage_bytes,
+        "gradient_growth": result.metrics.get("gradient_growth", math.nan),
+        "status": result.fate,
+        "steps": result.steps,
+        "seed": result.seed,
         "run": record.run.name,
     }
 
@@ -51,10 +50,10 @@ def format_frame(frame: pd.DataFrame) -> pd.DataFrame:
     shown["quantizer"] = frame["quantizer"]
     shown["normaliser"] = frame["normalizer"]
     for name in ("valid", "test"):
-        shown[name] = [f"{value:.3f}" if value == value else "–" for value in frame[name]]
+        shown[name] = ["–" if math.isnan(value) else f"{value:.3f}" for value in frame[name]]
     shown["KB"] = [f"{value:.0f}" for value in frame["size_kb"]]
     shown["ratio"] = [f"{value:.1f}" for value in frame["ratio"]]
-    shown["growth"] = [format_growth(value) if value == value else "–" for value in frame["gradient_growth"]]
+    shown["growth"] = [format_growth(value) for value in frame["gradient_growth"]]
     shown["status"] = frame["status"]
     return shown
 
@@ -63,9 +62,7 @@ def print_table(records: Sequence[Record], file: TextIO | None = None) -> None:
     """Print one table per task and dataset, as plain text that fits 80 columns where names do."""
     frame = results_frame(records)
     for (task, dataset), part in frame.groupby(["task", "dataset"], sort=False):
-        metric = next(
-            record.result["metric_title"] for record in records if record.section == (task, dataset)
-        )
+        metric = next(record.result.metric_title for record in records if record.section == (task, dataset))
         print(f"\n{task} on {dataset}\n", file=file)
         shown = format_frame(part)
         lines = [list(shown.columns), *shown.to_numpy().tolist()]
