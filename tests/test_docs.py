@@ -144,6 +144,25 @@ def test_example_of_a_hooks_docstring_is_a_whole_plugin(
     assert (record.status, record.reason) == ("active", "")
 
 
+def test_loggers_of_the_hooks_page_log(
+    namespace: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = pytest.importorskip("qlstm_bench.config")
+    from qlstm_bench.runs import Run
+
+    for block in examples(HOOKS_PAGE)[:-1]:  # the last one registers them
+        run(block.code, namespace, str(HOOKS_PAGE), block.line)
+    settings = {"data": "text", "hidden": 8, "steps": 1, "batch": 2, "unroll": 5, "lr": 0.1, "clip": 1.0}
+    one = Run(tmp_path / "one", config.RunConfig(**settings))
+    result = types.SimpleNamespace(status="completed", metrics={"test_bpc": 2.5})
+    namespace.qlstm_run_started(run=one)
+    namespace.qlstm_run_logged(run=one, step=10, metrics={"loss": 0.5, "valid_bpc": 3.0})
+    namespace.qlstm_run_ended(run=one, result=result)
+    assert Path("started.csv").read_text().split() == ["one,none,none,8"]
+    assert Path("one.csv").read_text().split() == ["10,loss,0.5", "10,valid_bpc,3.0"]
+    assert capsys.readouterr().out == "one: completed, {'test_bpc': 2.5}\n"
+
+
 def test_every_check_is_documented() -> None:
     page = (ROOT / "docs" / "writing-a-plugin.md").read_text(encoding="utf-8")
     checks = {check.__name__ for check in (*QUANTIZER_CHECKS, *NORMALIZER_CHECKS)} | {"check_text_form"}

@@ -231,6 +231,13 @@ class StoresAnother(ScaledSign):
         return BitPlanes.from_binary(weight >= 0, mean_magnitude(weight).squeeze(-1).bfloat16().float())
 
 
+class StoresDouble(ScaledSign):
+    """Stores the scale in float64."""
+
+    def bitplanes(self, weight: Tensor, curvature: Tensor | None = None) -> BitPlanes:
+        return BitPlanes.from_binary(weight >= 0, mean_magnitude(weight).squeeze(-1).double())
+
+
 class ForgetsItsScales(ScaledSign):
     """Counts no byte for the scale."""
 

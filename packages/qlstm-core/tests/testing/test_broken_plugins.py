@@ -48,6 +48,7 @@ BROKEN: dict[type[Quantizer | Normalizer], tuple[str, ...]] = {
     quantizers.ShrinksTheWeight: ("check_constrain",),
     quantizers.IgnoresCurvature: ("check_curvature",),
     quantizers.StoresAnother: ("check_bitplanes",),
+    quantizers.StoresDouble: ("check_bitplanes", "check_pack_round_trip"),
     quantizers.ForgetsItsScales: ("check_storage_bytes",),
     quantizers.KeepsItsResult: ("check_quantizer_in_layer",),
     norms.CellIsANumber: ("check_declarations",),
@@ -88,3 +89,14 @@ def test_a_mistake_is_caught_by_its_check(
     plugin: type[Quantizer | Normalizer], names: tuple[str, ...]
 ) -> None:
     assert sorted(failures(plugin())) == sorted(names)
+
+
+def test_a_wrong_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that are an eighth of a percent too small."""
+    from qlstm_core.packed import product
+
+    right_product = product.matmul
+    monkeypatch.setattr(
+        product, "matmul", lambda *given, **options: 0.99875 * right_product(*given, **options)
+    )
+    assert list(failures(right.ScaledSign())) == ["check_packed_matmul"]
