@@ -213,6 +213,8 @@ def test_pytest_parameters() -> None:
 def test_no_plugin_is_an_error() -> None:
     with pytest.raises(ValueError, match="no plugin to check: give at least one instance or name"):
         parametrize_with_checks([])
+    with pytest.raises(TypeError, match="plugins must be a list of instances and names, got 'none'"):
+        parametrize_with_checks("none")
 
 
 @parametrize_with_checks([ScaledSign(), FeatureNorm()])

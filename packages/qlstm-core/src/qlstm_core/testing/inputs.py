@@ -50,8 +50,8 @@ def prepared(template: P, weight: Tensor) -> P:
 
 def normal(shape: tuple[int, ...] = SHAPE, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return normally distributed numbers, the same for every dtype but for rounding."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
 
 def curvature_of(quantizer: Quantizer, weight: Tensor) -> Tensor | None:

@@ -44,7 +44,10 @@ def parametrize_with_checks(
 
     expected = dict(expected_failed_checks or {})
     known_checks(expected)
-    only = None if only is None else list(only)
+    if isinstance(plugins, str):
+        raise TypeError(f"plugins must be a list of instances and names, got {plugins!r}")
+    if only is not None and not isinstance(only, str):
+        only = list(only)
     parameters = [
         pytest.param(
             check,

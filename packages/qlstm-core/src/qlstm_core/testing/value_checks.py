@@ -48,7 +48,7 @@ def check_empty(plugin: Plugin) -> None:
     """An empty weight gives an empty result, and so does an empty batch in ``eval()``; gradients pass."""
     for use in uses(plugin):
         for description, shape in use.empty.items():
-            value = torch.empty(shape, requires_grad=True)
+            value = torch.empty(shape, dtype=torch.float32, device="cpu", requires_grad=True)
             for mode, training in MODES.items():
                 if training and use.gates == 1:
                     continue  # no batch, no batch statistics
