@@ -140,7 +140,8 @@ class Normalizer(nn.Module):
     ``eps``, with ``μ = mean(x)`` and ``v`` the biased variance, or ``μ = 0`` and ``v = mean(x²)`` where
     ``centered`` is False. Where ``statistics`` is ``"batch"``, buffers ``running_mean`` and ``running_var``
     of ``(steps, gates, rows)`` replace μ and v in ``eval()``, step t using row ``min(t, steps − 1)``, and are
-    updated with ``momentum``. Core may then run a fused kernel instead of calling :meth:`forward`.
+    updated with ``momentum`` as those of torch.nn.BatchNorm1d: the running variance is the unbiased one. Core
+    may then run a fused kernel instead of calling :meth:`forward`.
 
     Attributes:
         statistics: ``None``, ``"features"`` or ``"batch"``.
