@@ -1,11 +1,18 @@
-"""The core's own plugin: full precision and no normalisation, registered like anyone else's."""
+"""The core's own plugin: full precision, no normalisation and two kernels, registered like anyone else's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from qlstm_core.interfaces import NoNormalizer, NoQuantizer
-from qlstm_core.plugins import NormalizerSpec, QuantizerSpec, hookimpl
+from qlstm_core.packed.dispatch import Kernel, has_avx2
+from qlstm_core.plugins import KernelSpec, NormalizerSpec, QuantizerSpec, Registry, hookimpl
+
+
+@hookimpl
+def qlstm_addhooks(registry: Registry) -> None:
+    """Have ``qlstm plugins`` list kernels too."""
+    registry.catalogue("qlstm_kernels", KernelSpec, "kernel", product=Kernel)
 
 
 @hookimpl
@@ -18,3 +25,22 @@ def qlstm_quantizers() -> Iterable[QuantizerSpec]:
 def qlstm_normalizers() -> Iterable[NormalizerSpec]:
     """Provide ``none``."""
     yield NormalizerSpec(name="none", summary="no normalisation", factory=NoNormalizer)
+
+
+@hookimpl
+def qlstm_kernels() -> Iterable[KernelSpec]:
+    """Provide ``avx2`` and ``portable``."""
+    yield KernelSpec(
+        name="avx2",
+        summary="look-up tables in AVX2 registers; needs an x86-64 CPU with AVX2",
+        factory="qlstm_core.packed.lut:kernel",
+        supported=has_avx2,
+        priority=10,
+    )
+    yield KernelSpec(
+        name="portable",
+        summary="look-up tables in plain code, for any CPU",
+        factory="qlstm_core.packed.portable:kernel",
+        supported=lambda: True,
+        priority=0,
+    )

@@ -11,13 +11,14 @@ from qlstm_core.plugins.errors import (
 from qlstm_core.plugins.hookspecs import PROJECT, hookimpl, hookspec
 from qlstm_core.plugins.record import PluginRecord
 from qlstm_core.plugins.registry import Registry, registry
-from qlstm_core.plugins.specs import API_VERSION, NormalizerSpec, QuantizerSpec, Spec
+from qlstm_core.plugins.specs import API_VERSION, KernelSpec, NormalizerSpec, QuantizerSpec, Spec
 
 __all__ = [
     "API_VERSION",
     "PROJECT",
     "AmbiguousNameError",
     "Catalogue",
+    "KernelSpec",
     "NormalizerSpec",
     "OptionError",
     "PluginError",

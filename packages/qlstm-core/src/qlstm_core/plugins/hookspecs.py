@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from qlstm_core.plugins.specs import NormalizerSpec, QuantizerSpec
+from qlstm_core.plugins.specs import KernelSpec, NormalizerSpec, QuantizerSpec
 
 if TYPE_CHECKING:
     from qlstm_core.plugins.registry import Registry
@@ -59,6 +59,30 @@ def qlstm_normalizers() -> Iterable[NormalizerSpec]:
         @hookimpl
         def qlstm_normalizers():
             yield NormalizerSpec(name="max", summary="divide by the largest magnitude", factory=MaxNorm)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_kernels() -> Iterable[KernelSpec]:
+    """Return the kernels for packed inference that the plugin provides; called once, at the first look-up.
+
+    A kernel is a :class:`qlstm_core.packed.dispatch.Kernel`: functions compiled by Numba, given here by the
+    name of the function that returns it, so that Numba is imported only when the kernel is used.
+
+    Example::
+
+        from qlstm_core.plugins import KernelSpec, hookimpl
+
+        @hookimpl
+        def qlstm_kernels():
+            yield KernelSpec(
+                name="twin",
+                summary="the portable kernel under another name",
+                factory="qlstm_core.packed.portable:kernel",
+                supported=lambda: True,
+                priority=-1,
+            )
     """
     raise NotImplementedError
 

@@ -84,3 +84,23 @@ class QuantizerSpec(Spec):
 @dataclass(frozen=True, kw_only=True)
 class NormalizerSpec(Spec):
     """A normaliser; ``factory(**options)`` returns a :class:`qlstm_core.Normalizer`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSpec(Spec):
+    """A kernel for packed inference; ``factory()`` returns a :class:`qlstm_core.packed.dispatch.Kernel`.
+
+    Args:
+        supported: says whether this host can run it; asked before the factory is loaded.
+        priority: of the supported kernels the highest is taken; ``portable`` has 0, ``avx2`` 10.
+    """
+
+    supported: Callable[[], bool]
+    priority: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.supported):
+            raise TypeError(f"KernelSpec {self.name!r}: supported must be callable, got {self.supported!r}")
+        if not isinstance(self.priority, int):
+            raise TypeError(f"KernelSpec {self.name!r}: priority must be an int, got {self.priority!r}")

@@ -1,0 +1,107 @@
+"""Which kernel runs: the best that the host supports, or the one that ``QLSTM_KERNEL`` names."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qlstm_core.plugins import Catalogue, KernelSpec, PluginError, PluginWarning, registry
+from qlstm_core.plugins.errors import describe
+
+ENVIRONMENT = "QLSTM_KERNEL"
+"""The environment variable that names a kernel."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to multiply packed weights with activations, as functions compiled by Numba.
+
+    They are called from other compiled functions, with arrays alone and without the GIL, and give exact
+    integers.
+
+    Args:
+        name: as in its :class:`~qlstm_core.plugins.KernelSpec`.
+        fill_tables: ``activation_bits ↦ fill(codes, tables)``.
+
+            - ``codes``: ``(columns, 5, groups)`` int16, from :func:`qlstm_core.packed.activations.encode`;
+            - ``tables``: uint8, written, of shape :func:`qlstm_core.packed.product.tables_shape`; what they
+            hold
+              is the kernel's own matter.
+        product: ``(activation_bits, pairing) ↦ product(blocks, tables, norms, sums)``.
+
+            - ``blocks``: ``(tiles, groups, 32)`` uint8, see :mod:`qlstm_core.packed.format`;
+            - ``norms``: ``(columns,)`` int32, ``Σ|q|`` of each column;
+            - ``sums``: ``(columns, length)`` int32, written: ``Σ B q`` of each line, or, with ``pairing``,
+              ``Σ (B_0 + pairing · B_1) q`` of each row and pair of planes.
+        digest: changes whenever the compiled code would: it keeps code on disk apart.
+    """
+
+    name: str
+    fill_tables: Callable[[int], Any]
+    product: Callable[[int, int], Any]
+    digest: str
+
+
+def has_avx2() -> bool:
+    """Whether this host has AVX2 and Numba is set to compile for it.
+
+    False with ``NUMBA_CPU_NAME=generic``, with ``NUMBA_CPU_FEATURES`` that lack ``+avx2``, with
+    ``NUMBA_ENABLE_AVX=0`` and with ``NUMBA_DISABLE_JIT=1``. Compiling an AVX2 kernel where this is False
+    would abort the process.
+    """
+    import numba
+    from llvmlite import binding
+    from numba.core.codegen import get_host_cpu_features
+
+    config: Any = numba.config
+    if config.DISABLE_JIT:
+        return False
+    try:
+        host = binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM cannot tell on this platform
+        return False
+    target = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    return bool(host.get("avx2", False)) and "+avx2" in target.split(",")
+
+
+def choose(name: str | None = None) -> Kernel:
+    """Return the kernel called ``name``, else that of ``QLSTM_KERNEL``, else the best for this host.
+
+    The best is the supported one of highest priority. A plugin's kernel that fails on the way is passed over
+    with a :class:`~qlstm_core.plugins.PluginWarning`; one that is asked for by name is an error.
+
+    Raises:
+        UnknownNameError: no plugin provides a kernel of that name; lists those installed.
+        PluginError: this host does not support the kernel asked for, or its factory fails.
+    """
+    kernels = registry.catalogue("qlstm_kernels", KernelSpec, "kernel", product=Kernel)
+    if name is not None:
+        return _named(kernels, name)
+    if asked := os.environ.get(ENVIRONMENT):
+        try:
+            return _named(kernels, asked)
+        except PluginError as error:
+            raise type(error)(f"{ENVIRONMENT}={asked}: {error}") from error
+    ranked = sorted(zip(kernels.names(), kernels.specs(), strict=True), key=lambda item: -item[1].priority)
+    for candidate, spec in ranked:
+        try:
+            if spec.supported():
+                return _built(kernels, candidate)
+        except Exception as error:
+            warnings.warn(f"kernel {candidate!r} is passed over: {describe(error)}", PluginWarning)
+    raise PluginError("no installed kernel runs on this host")
+
+
+def _named(kernels: Catalogue[KernelSpec], name: str) -> Kernel:
+    spec = kernels.get(name)
+    if not spec.supported():
+        raise PluginError(f"kernel {name!r} does not run on this host: {spec.summary}")
+    return _built(kernels, name)
+
+
+def _built(kernels: Catalogue[KernelSpec], name: str) -> Kernel:
+    kernel: Kernel = kernels.create(name)
+    return kernel

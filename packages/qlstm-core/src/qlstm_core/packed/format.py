@@ -1,0 +1,204 @@
+"""The layout of packed weights: bit planes in the order in which the kernels read them.
+
+The rows of all gates stand below each other, in runs of 16: rows 0 to 15 of plane 0, the same rows of plane
+1, and so on for all planes; then rows 16 to 31. Four runs, 64 *lines*, are a tile. Columns are taken in
+groups of four, group g being columns g, G+g, 2G+g, 3G+g of G groups (see
+:mod:`qlstm_core.packed.activations`). A block is one tile and one group, 32 bytes:
+
+    bits 0–3 of byte 2j    line j          bits 4–7 of byte 2j    line 32 + j
+    bits 0–3 of byte 2j+1  line 16 + j     bits 4–7 of byte 2j+1  line 48 + j
+
+where bit i of a nibble is the sign of column ``i·G + g``, 1 for +1. Even and odd bytes part when sums of
+bytes are widened to 16 bits, so lines leave the kernel in order; and two planes of a row are neighbouring
+bytes, so one instruction can add them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qlstm_core.bitplanes import BitPlanes
+
+FORMAT_VERSION = 1
+"""Version of the layout that this module describes."""
+
+LINES = 64
+"""Lines of a tile."""
+RUN = 16
+"""Neighbouring rows of one plane."""
+MAX_COLUMNS = 2**17
+"""Beyond this, a sum of 16-bit table entries could pass 2^31."""
+
+_ALIGNMENT = 64
+_GROUPS_STEP = 4  # 6-bit table entries are added in fours before they are widened
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return an array of zeros that starts on a cache line."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    buffer = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    array: NDArray[Any] = buffer[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
+def groups_of(columns: int) -> int:
+    """Return the number of groups of four columns that ``columns`` columns take, with padding."""
+    return -(-columns // (4 * _GROUPS_STEP)) * _GROUPS_STEP
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A quantized weight in the kernels' layout: ``W = offset + Σ_k scales[k] · B_k``.
+
+    Args:
+        blocks: ``(tiles, groups, 32)`` uint8, C-contiguous.
+        shape: ``(gates, rows, cols)``.
+        scales: ``(planes, gates, 1 or rows)`` float32.
+        offset: ``(gates, 1 or rows)`` float32, or ``None`` for zero.
+
+    Raises:
+        ValueError: sizes or types that do not fit together.
+    """
+
+    blocks: NDArray[np.uint8]
+    shape: tuple[int, int, int]
+    scales: NDArray[np.float32]
+    offset: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        gates, rows, cols = self.shape
+        if gates < 1 or rows < 1 or not 1 <= cols <= MAX_COLUMNS:
+            raise ValueError(f"shape must be (gates, rows, 1 to {MAX_COLUMNS} columns), got {self.shape}")
+        planes = self.scales.shape[0] if self.scales.ndim == 3 else 0
+        per = {(gates, 1), (gates, rows)}
+        if not 1 <= planes <= 8 or self.scales.shape[1:] not in per or self.scales.dtype != np.float32:
+            raise ValueError(
+                f"scales must be float32 of shape (1 to 8, {gates}, 1 or {rows}), "
+                f"got {self.scales.dtype} {self.scales.shape}"
+            )
+        if self.offset is not None and (self.offset.shape not in per or self.offset.dtype != np.float32):
+            raise ValueError(
+                f"offset must be float32 of shape ({gates}, 1 or {rows}), "
+                f"got {self.offset.dtype} {self.offset.shape}"
+            )
+        expected = blocks_shape(self.shape, planes)
+        if (
+            self.blocks.shape != expected
+            or self.blocks.dtype != np.uint8
+            or not self.blocks.flags.c_contiguous
+        ):
+            raise ValueError(
+                f"blocks must be C-contiguous uint8 of shape {expected}, "
+                f"got {self.blocks.dtype} {self.blocks.shape}"
+            )
+
+    @property
+    def planes(self) -> int:
+        """Number of bit planes."""
+        return len(self.scales)
+
+    @property
+    def groups(self) -> int:
+        """Groups of four columns, with padding; activations have ``4·groups`` elements."""
+        return int(self.blocks.shape[1])
+
+    @property
+    def pairing(self) -> int:
+        """How planes 2k and 2k+1 are added inside the kernel.
+
+        1: they have equal scales (ternary); 2: the second has twice the first's (uniform grids); 0: neither,
+        or an odd number of planes: each plane gives a sum of its own.
+        """
+        if self.planes % 2 == 0:
+            for ratio in (1, 2):
+                if np.array_equal(self.scales[1::2], ratio * self.scales[::2]):
+                    return ratio
+        return 0
+
+    @property
+    def sums(self) -> int:
+        """Sums per row that the kernel returns: one per plane, or per pair of planes."""
+        return self.planes // 2 if self.pairing else self.planes
+
+    @property
+    def length(self) -> int:
+        """Elements of the kernel's result for one column, with padding: ``(runs, sums, 16)`` flattened."""
+        return len(self.blocks) * (LINES // 2 if self.pairing else LINES)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, with padding."""
+        return self.blocks.nbytes + self.scales.nbytes + (0 if self.offset is None else self.offset.nbytes)
+
+    def row_scales(self) -> NDArray[np.float32]:
+        """Return the scale of every row's sums, ``(sums, gates·rows)``; of a pair, the first plane's."""
+        gates, rows, _ = self.shape
+        kept = self.scales[::2] if self.pairing else self.scales
+        return np.ascontiguousarray(np.broadcast_to(kept, (len(kept), gates, rows)).reshape(len(kept), -1))
+
+    def row_offsets(self) -> NDArray[np.float32]:
+        """Return the offset of every row, ``(gates·rows,)``; zeros where there is none."""
+        gates, rows, _ = self.shape
+        if self.offset is None:
+            return np.zeros(gates * rows, np.float32)
+        return np.ascontiguousarray(np.broadcast_to(self.offset, (gates, rows)).reshape(-1))
+
+
+def blocks_shape(shape: tuple[int, int, int], planes: int) -> tuple[int, int, int]:
+    """Return the shape of the blocks of a ``(gates, rows, cols)`` weight with ``planes`` planes."""
+    gates, rows, cols = shape
+    runs = -(-gates * rows // RUN) * planes
+    return -(-runs * RUN // LINES), groups_of(cols), LINES // 2
+
+
+def pack(planes: BitPlanes) -> PackedMatrix:
+    """Bring bit planes into the kernels' layout; :func:`unpack` is the inverse.
+
+    Raises:
+        ValueError: no rows or columns, or more columns than ``MAX_COLUMNS``.
+    """
+    signs = planes.signs.cpu().numpy()
+    k, gates, rows, cols = signs.shape
+    tiles, groups, _ = blocks_shape((gates, rows, cols), k)
+    lines = -(-gates * rows // RUN)
+    bits = np.zeros((k, lines * RUN, 4 * groups), np.uint8)
+    bits[:, : gates * rows, :cols] = signs.reshape(k, gates * rows, cols)
+    quarters = bits.reshape(k, lines, RUN, 4, groups)
+    weights = np.array([1, 2, 4, 8], np.uint8).reshape(4, 1)
+    nibbles = (quarters * weights).sum(3, dtype=np.uint8)  # (planes, runs of rows, 16, groups)
+    runs = np.zeros((4 * tiles, RUN, groups), np.uint8)
+    runs[: lines * k] = nibbles.swapaxes(0, 1).reshape(lines * k, RUN, groups)
+    # (tile, half, even or odd byte, j, group) -> (tile, group, half, j, even or odd byte)
+    halves = runs.reshape(tiles, 2, 2, RUN, groups).transpose(0, 4, 1, 3, 2)
+    blocks = aligned((tiles, groups, LINES // 2), np.uint8)
+    blocks[:] = (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(blocks.shape)
+    offset = None if planes.offset is None else planes.offset.detach().cpu().float().numpy()
+    return PackedMatrix(blocks, (gates, rows, cols), planes.scales.detach().cpu().float().numpy(), offset)
+
+
+def unpack(matrix: PackedMatrix) -> BitPlanes:
+    """Return the bit planes of a packed matrix, with float32 scales."""
+    gates, rows, cols = matrix.shape
+    tiles, groups, _ = matrix.blocks.shape
+    k = matrix.planes
+    lines = -(-gates * rows // RUN)
+    pairs = matrix.blocks.reshape(tiles, groups, RUN, 2)
+    halves = np.stack([pairs & 15, pairs >> 4])  # (half, tile, group, j, even or odd byte)
+    runs = halves.transpose(1, 0, 4, 3, 2).reshape(4 * tiles, RUN, groups)[: lines * k]
+    nibbles = runs.reshape(lines, k, RUN, 1, groups)
+    bits = (
+        nibbles >> np.arange(4, dtype=np.uint8).reshape(4, 1)
+    ) & 1  # (runs of rows, planes, 16, 4, groups)
+    signs = bits.swapaxes(0, 1).reshape(k, lines * RUN, 4 * groups)[:, : gates * rows, :cols]
+    return BitPlanes(
+        torch.from_numpy(signs.astype(bool).reshape(k, gates, rows, cols)),
+        torch.from_numpy(matrix.scales.copy()),
+        None if matrix.offset is None else torch.from_numpy(matrix.offset.copy()),
+    )
