@@ -155,6 +155,11 @@ def test_constrain_applies_each_quantizers_own_constraint() -> None:
     assert layer.weight_hh_l0.unique().tolist() == [-1.0]
 
 
+def test_state_quantizers_cannot_learn() -> None:
+    with pytest.raises(ValueError, match="state_quantizer Step learns parameters"):
+        LSTM(3, 4, state_quantizer=Step())
+
+
 class Halves(Quantizer):
     """Rounds a state to multiples of a half, and checks that each sequence comes as a matrix of its own."""
 

@@ -110,11 +110,26 @@ def test_batch_separate_equals_torch_step_by_step(
         torch.testing.assert_close(norm.running_var[k].flatten(), module.running_var)
 
 
-def test_batch_of_one() -> None:
+@pytest.mark.parametrize("name", ["batch-shared", "batch-separate"])
+def test_batch_of_one(name: str) -> None:
+    layer = LSTM(3, 4, normalizer=name)
+    for alone in (torch.randn(5, 1, 3), torch.randn(5, 3)):
+        with pytest.raises(ValueError, match="at least 2 sequences in training, got 1"):
+            layer(alone)
+    assert layer.eval()(torch.randn(5, 1, 3))[0].shape == (5, 1, 4)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_longest_sequence_alone(bidirectional: bool) -> None:
+    """In either direction it is the only one alive for a while, in a batch that is large enough."""
+    layer = LSTM(3, 4, normalizer="batch-shared", bidirectional=bidirectional)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(5, 3, 3), [5, 3, 2])
+    assert layer(packed)[0].data.isfinite().all()
+
+
+def test_step_with_one_sequence_takes_running_statistics() -> None:
     norm = prepared(BatchShared(), 2, 3)
     x = activations((1, 2, 3), 0)
-    with pytest.raises(ValueError, match="at least 2 sequences in training, got 1"):
-        norm(x, 0)
     running = norm.running_mean.clone()
     in_training = norm(x, 1)
     assert torch.equal(norm.running_mean, running)

@@ -40,18 +40,9 @@ class _BatchNorm(Normalizer):
     def forward(self, preactivation: Tensor, step: int) -> Tensor:
         """Return the normalised ``(batch, gates, rows)`` of time step ``step``.
 
-        In training a step at which one sequence alone is still alive has no batch statistics: it takes the
-            running ones.
-
-        Raises:
-            ValueError: a batch of one sequence in training.
+        In training a step at which one sequence alone is alive has no batch statistics: it takes the running
+        ones.
         """
-        batch = preactivation.shape[0]
-        if self.training and batch < 2 and step == 0:
-            raise ValueError(
-                f"batch normalisation needs at least 2 sequences in training, got {batch}; "
-                "use a larger batch, or a normaliser without batch statistics such as 'layer'"
-            )
         row = min(step, self.steps - 1)
         y = F.batch_norm(
             preactivation.flatten(1),
@@ -59,7 +50,7 @@ class _BatchNorm(Normalizer):
             self.running_var[row].flatten(),
             self.gain.flatten(),
             self.bias.flatten(),
-            training=self.training and batch > 1,
+            training=self.training and len(preactivation) > 1,
             momentum=self.momentum,
             eps=self.eps,
         )

@@ -23,11 +23,10 @@ class GroupedLSTM(LSTM):
     computed as one batched product. Without projection it equals k small LSTMs; a projection mixes the
     groups. Each group's gates are matrices of their own to the quantizer and the normaliser.
 
-    Parameters per layer and direction: ``weight_ih`` (``(4 · hidden, in / k)``) and ``weight_hh`` (``(4 ·
-        hidden, out / k)``),
-    the rows of the first group first and its gates in the order i, f, g, o; one ``bias_ih`` in the same
-    order; with a projection ``weight_hr``. Behind a bidirectional layer a group sees its own features of both
-    directions.
+    Parameters per layer and direction: ``weight_ih``, ``(4 · hidden, in / k)``, and ``weight_hh``,
+    ``(4 · hidden, out / k)``, the rows of the first group first and its gates in the order i, f, g, o; one
+    ``bias_ih`` in the same order; with a projection ``weight_hr``. Behind a bidirectional layer a group sees
+    its own features of both directions.
 
     Example::
 

@@ -111,6 +111,11 @@ class RecurrentLayer(WeightedLayer):
         self, x: Tensor, state: tuple[Tensor, ...], batch_sizes: list[int]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run all layers over ``(Σ batch_sizes, …)``; states are ``(layers · directions, batch, …)``."""
+        if self.training and batch_sizes[0] < 2 and self.needs_batch:
+            raise ValueError(
+                "batch normalisation needs at least 2 sequences in training, got 1; "
+                "use a larger batch, or a normaliser without batch statistics such as 'layer'"
+            )
         layers = [
             [self._path(layer, d) for d in range(self.num_directions)] for layer in range(self.num_layers)
         ]

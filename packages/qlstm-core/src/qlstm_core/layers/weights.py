@@ -200,12 +200,23 @@ class WeightedLayer(nn.Module):
             if "state" + suffix in self.state_quantizers:
                 # States lie in (−1, 1): a spread of them stands for the initial weight.
                 spread = torch.linspace(-1, 1, self.output_size).to(weight)
-                _prepare(self.state_quantizers["state" + suffix], spread.view(1, 1, -1))
+                state_quantizer = self.state_quantizers["state" + suffix]
+                _prepare(state_quantizer, spread.view(1, 1, -1))
+                if next(state_quantizer.parameters(), None) is not None:
+                    raise ValueError(
+                        f"state_quantizer {type(state_quantizer).__name__} learns parameters for one matrix, "
+                        "but each sequence has a state of its own: use a method without, such as 'bwn'"
+                    )
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return next(self.parameters()).dtype
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether a normaliser computes statistics over the batch in training."""
+        return any(getattr(norm, "statistics", None) == "batch" for norm in self.normalizers.values())
 
     def flatten_parameters(self) -> None:
         """Do nothing: torch.nn.LSTM has this method, and callers of a drop-in call it."""
