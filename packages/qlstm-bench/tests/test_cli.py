@@ -83,7 +83,7 @@ def test_a_run_ends_with_one_line_of_result(
     assert shown[-1][1] == match[2]
     assert main(words) == 0
     again = capsys.readouterr()
-    assert again.out == captured.out.replace("out/char-lm", "finished before, out/char-lm")
+    assert again.out == captured.out.replace("words.txt: ", "words.txt: finished before; ")
     assert again.err == ""
 
 

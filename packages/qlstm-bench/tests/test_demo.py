@@ -27,6 +27,7 @@ def test_the_demo_trains_a_grid_survives_a_failure_and_reuses_what_has_finished(
             demo.show(out, settings=settings)
         captured = capsys.readouterr()
         assert captured.err.count(" bits per character in validation") == 4
+        assert captured.err.count("finished before; ") == (4 if written else 0)
         assert captured.err.count("failed: unknown normalizer 'lyer'") == 2
         records, problems = collect([out / "runs"])
         assert problems == []

@@ -26,7 +26,7 @@ def make_run(out: Path, quantizer: str, normalizer: str, **changes: Any) -> Run:
     dataset = changes.pop("dataset", "toy")
     run = Run.of(out, config, dataset)
     run.directory.mkdir(parents=True)
-    run.write_config()
+    run.start()
     metrics = {
         "baseline_bpc": 4.0, "valid_bpc": 2.5, "best_valid_bpc": 2.5, "best_step": 20, "test_bpc": 2.625,
         "gradient_growth": 0.25,

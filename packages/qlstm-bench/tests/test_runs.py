@@ -28,7 +28,7 @@ CONFIG = RunConfig.build(
 def run(tmp_path: Path) -> Run:
     made = Run.of(tmp_path / "runs", CONFIG, "0" * 64)
     made.directory.mkdir(parents=True)
-    made.write_config()
+    made.start()
     return made
 
 
@@ -129,6 +129,15 @@ def test_a_damaged_result_is_named(run: Run, content: str) -> None:
     (run.directory / "result.json").write_text(content)
     with pytest.raises(RunError, match=r"result\.json"):
         run.result()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a checkpoint"])
+def test_a_damaged_checkpoint_is_named(run: Run, content: bytes) -> None:
+    run.save_checkpoint({})
+    (run.directory / "checkpoint" / "state.pt").write_bytes(content)
+    with pytest.raises(RunError, match=r"state\.pt: cannot be read: .*; --force trains the run") as caught:
+        run.load_checkpoint()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "- list", "hidden: 3", "hiden: 3"])

@@ -195,7 +195,7 @@ def test_divergence_is_a_result(tiny: dict[str, Any], tmp_path: Path, recorder: 
 
 
 def test_a_failure_is_recorded_and_the_run_can_be_repeated(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
 ) -> None:
     monkeypatch.setattr("qlstm_bench.train.task_gradient_norms", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -204,6 +204,11 @@ def test_a_failure_is_recorded_and_the_run_can_be_repeated(
     result = Run.read(directory).result()
     assert result is not None
     assert (result.status, result.error) == ("failed", "ZeroDivisionError: division by zero")
+    recorder.interrupt_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path, force=True)
+    assert Run.read(directory).result() is None  # neither failed nor ended: it can go on
+    recorder.interrupt_at = None
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert train(tiny, tmp_path).result.status == "completed"

@@ -128,11 +128,8 @@ def run(
     }  # fmt: skip
     with RunProgress() as progress:
         outcome = train(settings, out, force=force, listen=progress.update)
-    result = outcome.result
-    print(
-        f"{result.quantizer}, {result.normalizer} on {result.dataset.name}: {result.describe()}; "
-        f"{'finished before, ' if outcome.reused else ''}{outcome.run.directory}"
-    )
+    config = outcome.run.config
+    print(f"{config.quantizer}, {config.normalizer} on {outcome.result.dataset.name}: {outcome.describe()}")
 
 
 @app.command(help=_DEMO_HELP)

@@ -98,8 +98,9 @@ def _train_all(
                 for future in done:
                     job, error = running[future], future.exception()
                     if error is None:
-                        outcomes.append(future.result())
-                        board.end(job, future.result().result.describe())
+                        outcome = future.result()
+                        outcomes.append(outcome)
+                        board.end(job, outcome.describe())
                     else:
                         failures.append(f"{', '.join(job)}: {type(error).__name__}: {error}")
                         board.end(job, f"failed: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 import tempfile
@@ -101,8 +102,9 @@ class Run:
             (self.directory / name).unlink(missing_ok=True)
         shutil.rmtree(self.directory / "checkpoint", ignore_errors=True)
 
-    def write_config(self) -> None:
-        """Write config.yaml."""
+    def start(self) -> None:
+        """Write config.yaml, and forget the result of a training that failed."""
+        (self.directory / "result.json").unlink(missing_ok=True)
         replace_file(self.directory / "config.yaml", self.config.to_yaml().encode())
 
     def result(self) -> Result | None:
@@ -159,11 +161,21 @@ class Run:
         replace_file(directory / "state.pt", lambda file: torch.save(dict(state), file))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the checkpoint, with tensors on the CPU, or ``None`` where there is none."""
+        """Return the checkpoint, with tensors on the CPU, or ``None`` where there is none.
+
+        Raises:
+            RunError: a damaged file.
+        """
         path = self.directory / "checkpoint" / "state.pt"
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunError(
+                f"{path}: cannot be read: {reason}; --force trains the run from the start"
+            ) from error
         return state
 
     def save_model(self, state_dict: Mapping[str, Tensor]) -> None:

@@ -42,6 +42,11 @@ class Outcome:
     result: Result
     reused: bool
 
+    def describe(self) -> str:
+        """Return what became of it on one line."""
+        before = "finished before; " if self.reused else ""
+        return f"{before}{self.result.describe()}; {self.run.directory}"
+
 
 def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     """Return complete settings and their task, not yet prepared.
@@ -89,23 +94,26 @@ def train(
     with run.writing():
         if force:
             run.clear()
-        result = run.result()
-        if result is not None and result.status in FINISHED:
-            return Outcome(run, result, reused=True)
-        run.write_config()
+        before = run.result()
+        if before is not None and before.status in FINISHED:
+            return Outcome(run, before, reused=True)
+        run.start()
         training = _Training(fabric, task, model, run, listen)
         training.restore()
         registry.notify("qlstm_run_started", run=run)
         try:
             result = training.loop()
         except Exception as error:
-            result = training.result("failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            _end(run, training.result("failed", error=message))
             raise
-        finally:
-            if result is not None:
-                run.write_result(result)
-                registry.notify("qlstm_run_ended", run=run, result=result)
+        _end(run, result)
     return Outcome(run, result, reused=False)
+
+
+def _end(run: Run, result: Result) -> None:
+    run.write_result(result)
+    registry.notify("qlstm_run_ended", run=run, result=result)
 
 
 def _fabric(config: RunConfig) -> Fabric:
@@ -181,11 +189,8 @@ class _Training:
         if state is not None:
             self.module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.carried, self.diverged_at = (
-                state["step"],
-                self.fabric.to_device(state["carried"]),
-                state["diverged_at"],
-            )
+            self.step, self.diverged_at = state["step"], state["diverged_at"]
+            self.carried = self.fabric.to_device(state["carried"])
             self.tally = _Tally(**state["tally"])
             self.seconds_before = state["seconds"]
             restore_random_state(state["random"])
