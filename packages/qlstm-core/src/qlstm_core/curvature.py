@@ -39,9 +39,7 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
     """
     weights = _tracked(model)
     if not weights:
-        raise ValueError(
-            "no quantizer of this model needs second moments: track_curvature has nothing to do"
-        )
+        raise ValueError("no quantizer of this model needs second moments: track_curvature has nothing to do")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, weight, _ in weights:
         if id(weight) not in held:
