@@ -39,4 +39,5 @@ def device_title(device: torch.device) -> str:
     """Return the device and what it is: ``cuda:0 (NVIDIA H200)``, ``cpu (x86_64, 2 threads)``."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{device} ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"

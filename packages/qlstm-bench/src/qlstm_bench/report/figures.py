@@ -108,7 +108,8 @@ def draw_panels(records: Sequence[Record], draw: Draw) -> dict[str, str]:
         axes = _draw_all(records, draw, [figure.subplots() for figure in figures.values()])
         for panel, quantizer in zip(axes, figures, strict=True):
             panel.set_title(_title(quantizer), loc="left", fontsize=10)
-            _legend(panel)
+        for figure in figures.values():
+            _legend(figure)
         return {quantizer: _svg(figure) for quantizer, figure in figures.items()}
 
 
@@ -129,15 +130,13 @@ def draw_overview(records: Sequence[Record], path: Path) -> None:
                 panel.set_ylabel("")
         for panel, quantizer in zip(grid[0], quantizers, strict=True):
             panel.set_title(_title(quantizer), loc="left", fontsize=10)
-        _legend(grid[0][0])
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        _legend(figure)
+        figure.savefig(path, dpi=100, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
 def _draw_all(records: Sequence[Record], draw: Draw, panels: list[Axes]) -> list[Axes]:
     """Draw each quantizer's records on its own axes and give all the same limits."""
-    normalizers = sorted(
-        {record.result.normalizer for record in records}, key=lambda name: (name != "none", name)
-    )
+    normalizers = sorted({record.result.normalizer for record in records}, key=_none_first)
     for panel, group in zip(panels, by_quantizer(records).values(), strict=True):
         draw(panel, group, normalizers)
     limits = [panel.get_ylim() for panel in panels]
@@ -150,12 +149,21 @@ def _title(quantizer: str) -> str:
     return "full-precision weights" if quantizer == "none" else f"weights: {quantizer}"
 
 
-def _legend(panel: Axes) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    panel.legend(
-        list(unique.values()), list(unique), title="normaliser", frameon=False, fontsize=8, title_fontsize=8
-    )
+def _legend(figure: Figure) -> None:
+    """Put one legend of all normalisers below the panels, where no line runs."""
+    shown: dict[str, Any] = {}
+    for panel in figure.axes:
+        handles, labels = panel.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    names = sorted(shown, key=_none_first)
+    figure.legend(
+        [shown[name] for name in names], names, title="normaliser", loc="outside lower center",
+        ncols=min(4, len(names)), frameon=False, fontsize=8, title_fontsize=8,
+    )  # fmt: skip
+
+
+def _none_first(name: str) -> tuple[bool, str]:
+    return name != "none", name
 
 
 def _svg(figure: Figure) -> str:
