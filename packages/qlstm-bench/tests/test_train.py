@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from qlstm_bench.clipping import clip_gradients_
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.results import Result
 from qlstm_bench.runs import Run, RunError
-from qlstm_bench.train import Outcome, clip_gradients_, resolve, train
+from qlstm_bench.train import Outcome, resolve, train
 from qlstm_core.plugins import PluginError, hookimpl, registry
 
 

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric, seed_everything
 
 from qlstm_bench import provenance
+from qlstm_bench.clipping import clip_gradients_
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.gradient_norms import StateGradientNorms, task_gradient_norms
 from qlstm_bench.random_state import random_state, restore_random_state
@@ -127,21 +128,6 @@ def _fabric(config: RunConfig) -> Fabric:
     return Fabric(
         accelerator=kind, devices=[int(index or 0)] if kind == "cuda" else 1, precision=config.precision
     )
-
-
-def clip_gradients_(model: torch.nn.Module, limit: float) -> float:
-    """Scale gradients down to a total norm of ``limit`` where it is larger, in place; return what it was.
-
-    The norm is taken in float64: the squares of gradients above 1e19 overflow float32, and exploding is what
-    they do here. It is infinite or NaN only where a gradient is.
-    """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
-    norm = float(torch.stack(norms).norm())
-    if limit < norm < math.inf:
-        for gradient in gradients:
-            gradient.mul_(limit / norm)
-    return norm
 
 
 @dataclass
