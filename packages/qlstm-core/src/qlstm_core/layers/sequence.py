@@ -142,20 +142,6 @@ def _cell_normalizer(path: Path, count: int) -> dict[str, Callable[[Tensor], Ten
     return {"norm_cell": lambda c: norm(c.unflatten(1, (path.groups, -1)), count).flatten(1)}
 
 
-def torch_operator_applies(path: Path, x: Tensor) -> bool:
-    """Whether torch's own fused operator computes what :func:`run_loop` would."""
-    return (
-        path.torch_operator is not None
-        and x.is_floating_point()
-        and isinstance(path.input, Dense)
-        and isinstance(path.recurrent, Dense)
-        and path.norm_ih is None
-        and path.norm_hh is None
-        and path.norm_cell is None
-        and path.state_quantizer is None
-    )
-
-
 def run_torch(
     layers: Sequence[Sequence[Path]],
     x: Tensor,
@@ -168,7 +154,8 @@ def run_torch(
     """Run layers with torch's own operator (oneDNN on CPU, cuDNN on GPU) on the effective weights.
 
     Args:
-        layers: the paths, per layer and direction; :func:`torch_operator_applies` to all.
+        layers: the paths, per layer and direction, all of which :func:`qlstm_core.layers.route.choose_route`
+            finds fit for it.
         x: ``(Σ batch_sizes, features)``.
         state: each ``(layers · directions, batch, features)``.
         batch_sizes: as in :func:`run_loop`.

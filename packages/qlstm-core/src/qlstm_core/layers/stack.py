@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +18,14 @@ from qlstm_core.layers.checks import (
     check_state,
     check_tokens,
 )
+from qlstm_core.layers.fused import run_fused
+from qlstm_core.layers.route import Route, choose_route
 from qlstm_core.layers.sequence import (
     Path,
     StateTrace,
     quantize_state,
     run_loop,
     run_torch,
-    torch_operator_applies,
 )
 from qlstm_core.layers.weights import WeightedLayer
 
@@ -119,8 +120,8 @@ class RecurrentLayer(WeightedLayer):
         layers = [
             [self._path(layer, d) for d in range(self.num_directions)] for layer in range(self.num_layers)
         ]
-        if self._traces is None and all(
-            torch_operator_applies(path, x) for cells in layers for path in cells
+        if all(
+            self._route(path, x, state, batch_sizes).kind == "torch" for cells in layers for path in cells
         ):
             return run_torch(layers, x, state, batch_sizes, dropout=self.dropout, training=self.training)
         finals: list[tuple[Tensor, ...]] = []
@@ -139,7 +140,8 @@ class RecurrentLayer(WeightedLayer):
         self, layer: int, cells: list[Path], x: Tensor, state: tuple[Tensor, ...], batch_sizes: list[int]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run one layer in all directions; states are ``(directions, batch, …)``."""
-        if self._traces is None and all(torch_operator_applies(path, x) for path in cells):
+        routes = [self._route(path, x, state, batch_sizes) for path in cells]
+        if all(route.kind == "torch" for route in routes):
             return run_torch([cells], x, state, batch_sizes)
         outputs, finals = [], []
         for direction, path in enumerate(cells):
@@ -148,10 +150,35 @@ class RecurrentLayer(WeightedLayer):
                 trace = StateTrace(layer, direction)
                 self._traces.append(trace)
             initial = tuple(s[direction] for s in state)
-            y, final = run_loop(path, x, initial, batch_sizes, reverse=direction == 1, trace=trace)
+            if routes[direction].kind == "fused":
+                y, final = run_fused(path, x, initial, batch_sizes, reverse=direction == 1)
+            else:
+                y, final = run_loop(path, x, initial, batch_sizes, reverse=direction == 1, trace=trace)
             outputs.append(y)
             finals.append(final)
-        return torch.cat(outputs, -1), tuple(torch.stack(s) for s in zip(*finals, strict=True))
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        return y, tuple(torch.stack(s) for s in zip(*finals, strict=True))
+
+    def _route(self, path: Path, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int]) -> Route:
+        return choose_route(path, x, state, batch_sizes, traced=self._traces is not None)
+
+    def routes(self, *, tokens: bool = False) -> list[Route]:
+        """Return how each layer will be run, and why: one :class:`Route` per layer and direction.
+
+        As things are now: the answer differs under autocast, and in training with batch statistics if a
+        sequence is alone at some steps.
+
+        Args:
+            tokens: whether the input will be tokens.
+        """
+        found = []
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for layer, direction in self._cells():
+                path = self._path(layer, direction)
+                first = tokens and layer == 0
+                x = torch.empty(0, dtype=torch.int64 if first else path.input.dtype)
+                found.append(self._route(path, x, (), ()))
+        return found
 
 
 @contextmanager

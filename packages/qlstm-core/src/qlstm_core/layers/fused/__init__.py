@@ -1,0 +1,5 @@
+"""The fused path: a whole sequence as one autograd function, with gradients written by hand."""
+
+from qlstm_core.layers.fused.run import run_fused
+
+__all__ = ["run_fused"]

@@ -1,0 +1,188 @@
+"""What a fused run computes, apart from the tensors that have gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qlstm_core.interfaces import Normalizer
+from qlstm_core.layers.sequence import Step
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normaliser of declared statistics.
+
+    Args:
+        statistics: over the features of a gate, or over the batch.
+        centered: whether the mean is subtracted.
+        eps: added to the variance.
+        running: running mean and variance, ``(steps, segments, units)``, of a normaliser over the batch.
+        momentum: weight of the newest batch in the running statistics.
+        training: whether the statistics are the batch's, and the running ones are to be updated.
+    """
+
+    statistics: Literal["features", "batch"]
+    centered: bool
+    eps: float
+    running: tuple[Tensor, Tensor] | None = None
+    momentum: float = 0.0
+    training: bool = False
+
+    @classmethod
+    def of(cls, normalizer: Normalizer) -> Norm:
+        """Read off a normaliser what its contract promises."""
+        statistics = normalizer.statistics
+        assert statistics is not None
+        eps = float(normalizer.eps)  # type: ignore[arg-type]
+        if statistics == "features":
+            return cls(statistics, normalizer.centered, eps)
+        running = (normalizer.get_buffer("running_mean"), normalizer.get_buffer("running_var"))
+        momentum = float(normalizer.momentum)  # type: ignore[arg-type]
+        return cls(statistics, True, eps, running, momentum, normalizer.training)
+
+    def given(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Return copies of the running statistics of ``steps`` steps, ``(steps, segments, units)``."""
+        assert self.running is not None
+        mean, var = self.running
+        rows = torch.arange(steps, device=mean.device).clamp_(max=len(mean) - 1)
+        return mean[rows], var[rows]
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, var: Tensor, batch_sizes: list[int]) -> None:
+        """Update the running statistics as one step after the other would.
+
+        Args:
+            mean, var: statistics of each step's batch, ``(steps, segments, units)``; biased variances.
+            batch_sizes: how many sequences each step's are over.
+        """
+        assert self.running is not None
+        sizes = torch.tensor(batch_sizes, dtype=var.dtype, device=var.device).view(-1, 1, 1)
+        keep = 1.0 - self.momentum
+        for running, new in zip(self.running, (mean, var * sizes / (sizes - 1)), strict=True):
+            own = min(len(new), len(running) - 1)
+            running[:own].mul_(keep).add_(new[:own], alpha=self.momentum)
+            shared = new[own:]
+            if len(shared):
+                ages = torch.arange(len(shared) - 1, -1, -1, dtype=new.dtype, device=new.device)
+                weights = self.momentum * keep**ages
+                running[-1].mul_(keep ** len(shared)).add_(torch.tensordot(weights, shared, 1))
+
+
+class Arguments(NamedTuple):
+    """The tensors of a fused run that may have gradients, with S = groups · gates segments.
+
+    Args:
+        input: what the input weight multiplies, ``(N, features)``, or, without ``weight_x``, a table of input
+            pre-activations, ``(rows, S, units)``.
+        weight_x: ``(S · units, features)``.
+        bias_x, bias_h: ``(S, units)``, added to the two sides after normalisation.
+        gain_x, gain_h: ``(S, units)``.
+        gain_c, bias_c: ``(groups, units)``.
+        projection: ``(proj, hidden)``.
+        h, c: initial state, ``(batch, out)`` and ``(batch, hidden)``; no c for the GRU.
+        recurrent, inner: what :func:`qlstm_core.layers.fused.products.weights` returns.
+    """
+
+    input: Tensor
+    weight_x: Tensor | None
+    bias_x: Tensor | None
+    bias_h: Tensor | None
+    gain_x: Tensor | None
+    gain_h: Tensor | None
+    gain_c: Tensor | None
+    bias_c: Tensor | None
+    projection: Tensor | None
+    h: Tensor
+    c: Tensor | None
+    recurrent: Tensor
+    inner: Tensor | None
+
+
+class Chunk(NamedTuple):
+    """Consecutive steps, in the order of processing, and the rows of the sequence that they take.
+
+    The large matrix products go over one chunk at a time: enough rows for the products to run at full speed,
+        few
+    enough for their operands to stay in the cache and not to need memory for the whole sequence.
+    """
+
+    counts: range
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One layer in one direction over one batch of sequences.
+
+    Args:
+        family: whose gates.
+        step: the family's readable step.
+        groups, units: the hidden state is ``groups`` times ``units`` features.
+        batch_sizes: how many sequences are alive at each time step; never increasing.
+        reverse: from the last step to the first.
+        norm_x, norm_h, norm_c: the normalisers.
+        tokens: which row of the table each row of the sequence takes, ``(N,)``; ``None``: its own.
+    """
+
+    family: Literal["lstm", "gru"]
+    step: Step
+    groups: int
+    units: int
+    batch_sizes: tuple[int, ...]
+    reverse: bool
+    norm_x: Norm | None
+    norm_h: Norm | None
+    norm_c: Norm | None
+    tokens: Tensor | None
+
+    @property
+    def gates(self) -> int:
+        """Gates of the family."""
+        return 4 if self.family == "lstm" else 3
+
+    @property
+    def segments(self) -> int:
+        """Segments of a row of pre-activations."""
+        return self.groups * self.gates
+
+    @property
+    def hidden(self) -> int:
+        """Features of the hidden state, before a projection."""
+        return self.groups * self.units
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole sequence."""
+        return sum(self.batch_sizes)
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether statistics are over the batch."""
+        return any(n is not None and n.statistics == "batch" for n in (self.norm_x, self.norm_h, self.norm_c))
+
+    def order(self) -> list[tuple[int, int]]:
+        """Return ``(first row, sequences alive)`` of each step, in the order of processing."""
+        steps, row = [], 0
+        for size in self.batch_sizes:
+            steps.append((row, size))
+            row += size
+        return steps[::-1] if self.reverse else steps
+
+    def chunks(self, rows: int) -> list[Chunk]:
+        """Split the steps into chunks of at least ``rows`` rows, but for the last."""
+        steps = self.order()
+        chunks, start = [], 0
+        while start < len(steps):
+            end, total = start, 0
+            while end < len(steps) and total < rows:
+                total += steps[end][1]
+                end += 1
+            first = min(steps[start][0], steps[end - 1][0])
+            chunks.append(Chunk(range(start, end), first, first + total))
+            start = end
+        return chunks

@@ -1,0 +1,330 @@
+"""Compiled passes over one time step where statistics, if any, are over features: each row by itself.
+
+One call does everything but the matrix products, for rows ``begin`` to ``end`` of the sequences alive at the
+step. Calls for different rows may run at the same time.
+
+Arguments that the passes share, with S = groups · gates segments, of which segment ``q · gates + k`` is gate
+k of group q:
+    row: where this step's rows start among those of the sequence.
+    slot: where they start in what is kept: p, p_mean, p_scale, previous, c_mean and c_scale.
+    x, x_mean, x_scale: the input side ``(rows, S, units)`` and its moments ``(rows, S)``; row i of the
+        sequence takes row ``index[i] − x_row``.
+    p, p_mean, p_scale: the recurrent side, likewise.
+    gain_x, gain_h, bias_x, bias_h: ``(1, S, units)``. gain_c, bias_c: ``(1, groups, units)``.
+    flags: NO_NORM, RMS or LAYER for the input side, the recurrent side and the cell; whether y or dy has
+        rows; whether hidden has.
+    eps: added to the variances of the three.
+    previous: the state before each step, c_{t−1} or, for the GRU, h_{t−1}, ``(rows, groups, units)``.
+    c_mean, c_scale: moments of the cell state, ``(rows, groups)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qlstm_core.fastmath import tanh
+from qlstm_core.jit import compiled
+from qlstm_core.layers.fused.features import NO_NORM, back, moments, standardized
+from qlstm_core.layers.fused.gates import gru_back, gru_gates, lstm_cell_back, lstm_gates, lstm_output_back
+from qlstm_core.layers.fused.tape import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X
+from qlstm_core.vectors import first, lanes, load, store
+
+
+@compiled(None, forceinline=True)
+def _add(sums: Any, i: int, s: int, j: int, inside: Any, value: Any) -> None:
+    store(sums, i, s, j, inside, load(sums, i, s, j, inside) + value)
+
+
+@compiled("")
+def input_moments(x: Any, flags: Any, eps: Any, mean: Any, scale: Any) -> None:
+    """Write the moments of every segment of ``x``."""
+    for row in range(x.shape[0]):
+        for s in range(x.shape[1]):
+            mean[row, s], scale[row, s] = moments(x, row, s, flags[0], eps[0])
+
+
+@compiled("")
+def input_back(d: Any, x: Any, mean: Any, scale: Any, gain: Any, flags: Any, sums: Any) -> None:
+    """Turn ``d``, ∂L/∂(normalised x), into ∂L/∂x, in place; add to the gain's of ``sums``, ``(4, S, units)``."""
+    for row in range(x.shape[0]):
+        for s in range(x.shape[1]):
+            back(d, row, x, row, s, mean, scale, row, gain, flags[0], sums, GAIN_X)
+
+
+@compiled("")
+def scatter(d: Any, index: Any, table: Any) -> None:
+    """``table[index[row]] += d[row]``."""
+    units = d.shape[2]
+    for row in range(d.shape[0]):
+        for s in range(d.shape[1]):
+            for j in range(0, units, lanes(d)):
+                inside = first(d, units - j)
+                _add(table, index[row], s, j, inside, load(d, row, s, j, inside))
+
+
+@compiled(None)
+def _accumulate(source: Any, kinds: int, sums: Any, first_kind: int) -> None:
+    """``sums[first_kind + kind] += source[kind]``."""
+    units = source.shape[2]
+    for kind in range(kinds):
+        for s in range(source.shape[1]):
+            for j in range(0, units, lanes(source)):
+                inside = first(source, units - j)
+                _add(sums, first_kind + kind, s, j, inside, load(source, kind, s, j, inside))
+
+
+@compiled(None, forceinline=True)
+def _value(p: Any, row: int, s: int, j: int, inside: Any, mean: Any, scale: Any, gain: Any, bias: Any) -> Any:
+    """Return gain ⊙ z + bias."""
+    z = standardized(p, row, s, j, inside, mean, scale, row)
+    return z * load(gain, 0, s, j, inside) + load(bias, 0, s, j, inside)
+
+
+@compiled(None, forceinline=True)
+def _sum(
+    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
+    p_mean: Any, p_scale: Any, gain_h: Any, x_mean: Any, x_scale: Any, gain_x: Any, bias_x: Any,
+) -> Any:  # fmt: skip
+    """Return the pre-activation that both sides make together; the recurrent one has no bias of its own."""
+    z = standardized(p, row, s, j, inside, p_mean, p_scale, row)
+    return z * load(gain_h, 0, s, j, inside) + _value(
+        x, from_x, s, j, inside, x_mean, x_scale, gain_x, bias_x
+    )
+
+
+@compiled(None, forceinline=True)
+def _lstm_gates(
+    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
+    p_mean: Any, p_scale: Any, gain_h: Any, x_mean: Any, x_scale: Any, gain_x: Any, bias_x: Any,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    return lstm_gates(
+        _sum(p, row, x, from_x, s, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
+        _sum(p, row, x, from_x, s + 1, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
+        _sum(p, row, x, from_x, s + 2, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
+        _sum(p, row, x, from_x, s + 3, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
+    )
+
+
+@compiled("")
+def lstm_forward(
+    begin: int, end: int, row: int, slot: int,
+    x: Any, index: Any, x_row: int, x_mean: Any, x_scale: Any, p: Any, p_mean: Any, p_scale: Any,
+    gain_x: Any, gain_h: Any, bias_x: Any, bias_h: Any, flags: Any, eps: Any,
+    previous: Any, c: Any, c_mean: Any, c_scale: Any, gain_c: Any, bias_c: Any, h: Any, y: Any,
+) -> None:  # fmt: skip
+    """Write the new state c and h, ``(batch, groups, units)``, and y, ``(rows, groups, units)``.
+
+    What the backward pass needs goes to p_mean, p_scale, previous, c_mean and c_scale.
+    """
+    units = p.shape[2]
+    for r in range(begin, end):
+        at, from_x = slot + r, index[row + r] - x_row
+        for q in range(c.shape[1]):
+            s = 4 * q
+            for k in range(s, s + 4):
+                p_mean[at, k], p_scale[at, k] = moments(p, at, k, flags[1], eps[1])
+            for j in range(0, units, lanes(p)):
+                inside = first(p, units - j)
+                i, f, g, o = _lstm_gates(
+                    p, at, x, from_x, s, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x
+                )
+                before = load(c, r, q, j, inside)
+                after = f * before + i * g
+                store(previous, at, q, j, inside, before)
+                store(c, r, q, j, inside, after)
+                # Where the cell state is normalised, gate o waits in h until all of it is known.
+                store(h, r, q, j, inside, o * tanh(after) if flags[2] == NO_NORM else o)
+            if flags[2] != NO_NORM:
+                mean, scale = moments(c, r, q, flags[2], eps[2])
+                c_mean[at, q], c_scale[at, q] = mean, scale
+                for j in range(0, units, lanes(p)):
+                    inside = first(p, units - j)
+                    z = (load(c, r, q, j, inside) - mean) * scale
+                    cell = z * load(gain_c, 0, q, j, inside) + load(bias_c, 0, q, j, inside)
+                    store(h, r, q, j, inside, load(h, r, q, j, inside) * tanh(cell))
+            if flags[3]:
+                for j in range(0, units, lanes(p)):
+                    inside = first(p, units - j)
+                    store(y, row + r, q, j, inside, load(h, r, q, j, inside))
+
+
+@compiled(None, forceinline=True)
+def _leave(d_x: Any, d_h: Any, dx: Any, dp: Any, to: int, own: Any, s: int, j: int, inside: Any) -> None:
+    """Write the derivatives with respect to both sides of one pre-activation; add them to the biases'."""
+    store(dx, to, s, j, inside, d_x)
+    store(dp, to, s, j, inside, d_h)
+    _add(own, BIAS_X, s, j, inside, d_x)
+    _add(own, BIAS_H, s, j, inside, d_h)
+
+
+@compiled("")
+def lstm_backward(
+    begin: int, end: int, part: int, row: int,
+    x: Any, index: Any, x_row: int, x_mean: Any, x_scale: Any, p: Any, p_mean: Any, p_scale: Any,
+    gain_x: Any, gain_h: Any, bias_x: Any, bias_h: Any, flags: Any, eps: Any,
+    previous: Any, c_mean: Any, c_scale: Any, gain_c: Any, bias_c: Any,
+    dy: Any, dh: Any, dc: Any, d_row: int, dx: Any, dp: Any, hidden: Any, sums: Any, cell_sums: Any,
+) -> None:  # fmt: skip
+    """Turn ``dh`` and ``dc``, ``(batch, groups, units)``, into derivatives with respect to the state before.
+
+    All of it, but what goes through the recurrent product; of ``dh`` nothing else is left.
+
+    Args:
+        dy: derivative with respect to the outputs, ``(rows, groups, units)``, added to dh; or no rows.
+        d_row: the row of the sequence where dx, dp and hidden start.
+        dx: written: ∂L/∂(normalised input side), ``(…, S, units)``.
+        dp: written: ∂L/∂(recurrent product), likewise.
+        hidden: written, unless it has no rows: h_t before a projection, ``(…, groups, units)``.
+        sums: added to: gradients of bias_x and gain_h, ``(4 · parts, S, units)``.
+        cell_sums: added to: gradients of gain_c and bias_c, ``(2 · parts, groups, units)``.
+    """
+    units, groups = p.shape[2], dh.shape[1]
+    cell = np.empty((1, groups, units), p.dtype)
+    squashed = np.empty((1, groups, units), p.dtype)
+    d_cell = np.empty((1, groups, units), p.dtype)
+    # Sums over the rows of one step first: adding up few terms at a time loses less to rounding.
+    own = np.zeros((3, p.shape[1], units), p.dtype)
+    own_cell = np.zeros((2, groups, units), p.dtype)
+    for r in range(begin, end):
+        at, to, from_x = row + r, row + r - d_row, index[row + r] - x_row
+        for q in range(groups):
+            s = 4 * q
+            if flags[2] != NO_NORM:
+                for j in range(0, units, lanes(p)):
+                    inside = first(p, units - j)
+                    i, f, g, o = _lstm_gates(
+                        p,
+                        at,
+                        x,
+                        from_x,
+                        s,
+                        j,
+                        inside,
+                        p_mean,
+                        p_scale,
+                        gain_h,
+                        x_mean,
+                        x_scale,
+                        gain_x,
+                        bias_x,
+                    )
+                    after = f * load(previous, at, q, j, inside) + i * g
+                    z = (after - c_mean[at, q]) * c_scale[at, q]
+                    tanh_c = tanh(z * load(gain_c, 0, q, j, inside) + load(bias_c, 0, q, j, inside))
+                    d_h = load(dh, r, q, j, inside)
+                    if flags[3]:
+                        d_h = d_h + load(dy, at, q, j, inside)
+                    _, d_value = lstm_output_back(d_h, o, tanh_c)
+                    store(cell, 0, q, j, inside, after)
+                    store(squashed, 0, q, j, inside, tanh_c)
+                    store(d_cell, 0, q, j, inside, d_value)
+                    _add(own_cell, BIAS_C, q, j, inside, d_value)
+                back(d_cell, 0, cell, 0, q, c_mean, c_scale, at, gain_c, flags[2], own_cell, GAIN_C)
+            for j in range(0, units, lanes(p)):
+                inside = first(p, units - j)
+                i, f, g, o = _lstm_gates(
+                    p, at, x, from_x, s, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x
+                )
+                before = load(previous, at, q, j, inside)
+                d_h = load(dh, r, q, j, inside)
+                if flags[3]:
+                    d_h = d_h + load(dy, at, q, j, inside)
+                if flags[2] == NO_NORM:
+                    tanh_c = tanh(f * before + i * g)
+                    d_o, d_c = lstm_output_back(d_h, o, tanh_c)
+                else:
+                    tanh_c = load(squashed, 0, q, j, inside)
+                    d_o, _ = lstm_output_back(d_h, o, tanh_c)
+                    d_c = load(d_cell, 0, q, j, inside)
+                if flags[4]:
+                    store(hidden, to, q, j, inside, o * tanh_c)
+                d_c = d_c + load(dc, r, q, j, inside)
+                store(dc, r, q, j, inside, d_c * f)
+                d_i, d_f, d_g = lstm_cell_back(d_c, i, f, g, before)
+                _leave(d_i, d_i, dx, dp, to, own, s, j, inside)
+                _leave(d_f, d_f, dx, dp, to, own, s + 1, j, inside)
+                _leave(d_g, d_g, dx, dp, to, own, s + 2, j, inside)
+                _leave(d_o, d_o, dx, dp, to, own, s + 3, j, inside)
+            for k in range(s, s + 4):
+                back(dp, to, p, at, k, p_mean, p_scale, at, gain_h, flags[1], own, GAIN_H)
+    _accumulate(own, 3, sums, 4 * part)
+    _accumulate(own_cell, 2, cell_sums, 2 * part)
+
+
+@compiled(None, forceinline=True)
+def _gru_gates(
+    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
+    p_mean: Any, p_scale: Any, gain_h: Any, bias_h: Any, x_mean: Any, x_scale: Any, gain_x: Any, bias_x: Any,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    """Return r, z, n and the recurrent side of n."""
+    hn = _value(p, row, s + 2, j, inside, p_mean, p_scale, gain_h, bias_h)
+    r, z, n = gru_gates(
+        _value(p, row, s, j, inside, p_mean, p_scale, gain_h, bias_h)
+        + _value(x, from_x, s, j, inside, x_mean, x_scale, gain_x, bias_x),
+        _value(p, row, s + 1, j, inside, p_mean, p_scale, gain_h, bias_h)
+        + _value(x, from_x, s + 1, j, inside, x_mean, x_scale, gain_x, bias_x),
+        _value(x, from_x, s + 2, j, inside, x_mean, x_scale, gain_x, bias_x),
+        hn,
+    )
+    return r, z, n, hn
+
+
+@compiled("")
+def gru_forward(
+    begin: int, end: int, row: int, slot: int,
+    x: Any, index: Any, x_row: int, x_mean: Any, x_scale: Any, p: Any, p_mean: Any, p_scale: Any,
+    gain_x: Any, gain_h: Any, bias_x: Any, bias_h: Any, flags: Any, eps: Any,
+    previous: Any, h: Any, y: Any,
+) -> None:  # fmt: skip
+    """As :func:`lstm_forward`, without a cell state."""
+    units = p.shape[2]
+    for i in range(begin, end):
+        at, from_x = slot + i, index[row + i] - x_row
+        for q in range(h.shape[1]):
+            s = 3 * q
+            for k in range(s, s + 3):
+                p_mean[at, k], p_scale[at, k] = moments(p, at, k, flags[1], eps[1])
+            for j in range(0, units, lanes(p)):
+                inside = first(p, units - j)
+                _, z, n, _ = _gru_gates(
+                    p, at, x, from_x, s, j, inside,
+                    p_mean, p_scale, gain_h, bias_h, x_mean, x_scale, gain_x, bias_x,
+                )  # fmt: skip
+                before = load(h, i, q, j, inside)
+                after = n + z * (before - n)
+                store(previous, at, q, j, inside, before)
+                store(h, i, q, j, inside, after)
+                store(y, row + i, q, j, inside, after)
+
+
+@compiled("")
+def gru_backward(
+    begin: int, end: int, part: int, row: int,
+    x: Any, index: Any, x_row: int, x_mean: Any, x_scale: Any, p: Any, p_mean: Any, p_scale: Any,
+    gain_x: Any, gain_h: Any, bias_x: Any, bias_h: Any, flags: Any, eps: Any,
+    previous: Any, dy: Any, dh: Any, d_row: int, dx: Any, dp: Any, sums: Any,
+) -> None:  # fmt: skip
+    """As :func:`lstm_backward`, without a cell state; what goes straight back to the state stays in dh."""
+    units = p.shape[2]
+    own = np.zeros((3, p.shape[1], units), p.dtype)
+    for i in range(begin, end):
+        at, to, from_x = row + i, row + i - d_row, index[row + i] - x_row
+        for q in range(dh.shape[1]):
+            s = 3 * q
+            for j in range(0, units, lanes(p)):
+                inside = first(p, units - j)
+                r, z, n, hn = _gru_gates(
+                    p, at, x, from_x, s, j, inside,
+                    p_mean, p_scale, gain_h, bias_h, x_mean, x_scale, gain_x, bias_x,
+                )  # fmt: skip
+                d_h = load(dh, i, q, j, inside) + load(dy, at, q, j, inside)
+                d_r, d_z, d_n = gru_back(d_h, r, z, n, hn, load(previous, at, q, j, inside))
+                store(dh, i, q, j, inside, d_h * z)
+                _leave(d_r, d_r, dx, dp, to, own, s, j, inside)
+                _leave(d_z, d_z, dx, dp, to, own, s + 1, j, inside)
+                _leave(d_n, d_n * r, dx, dp, to, own, s + 2, j, inside)
+            for k in range(s, s + 3):
+                back(dp, to, p, at, k, p_mean, p_scale, at, gain_h, flags[1], own, GAIN_H)
+    _accumulate(own, 3, sums, 4 * part)

@@ -1,0 +1,112 @@
+"""What the forward pass writes down for the backward pass, and what both read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qlstm_core.layers.fused.plan import Arguments, Norm, Plan
+
+BIAS_X, BIAS_H, GAIN_H, GAIN_X = 0, 1, 2, 3
+"""Where :class:`Sums` has the gradients of the two sides' scales."""
+BIAS_C, GAIN_C = 0, 1
+"""The same for the cell state."""
+
+
+class Tape(NamedTuple):
+    """What is kept per row of the sequence; gates and hidden states are computed anew in the backward pass.
+
+    Moments are a mean and, over features, ``1/√(v + eps)``, over the batch v.
+
+    Args:
+        p: the recurrent product, ``(rows, S, units)``.
+        previous: the state before each step, c_{t−1} or, for the GRU, h_{t−1}, ``(rows, groups, units)``.
+        p_moments: over features ``(rows, S)``, over the batch ``(steps, S, units)``.
+        c_moments: ``(rows, groups)`` or ``(steps, groups, units)``.
+        x_moments: ``(steps, S, units)``, over the batch only.
+    """
+
+    p: Tensor
+    previous: Tensor
+    p_moments: tuple[Tensor, Tensor]
+    c_moments: tuple[Tensor, Tensor]
+    x_moments: tuple[Tensor, Tensor]
+
+    @classmethod
+    def new(cls, plan: Plan, like: Tensor, rows: int) -> Tape:
+        """Return a tape with room for ``rows`` rows."""
+        segments, groups, units = plan.segments, plan.groups, plan.units
+        steps = len(plan.batch_sizes)
+
+        def moments(norm: Norm | None, count: int) -> tuple[Tensor, Tensor]:
+            if not plan.over_batch:
+                return like.new_empty(rows, count), like.new_empty(rows, count)
+            if norm is None:
+                return like.new_zeros(steps, count, units), like.new_ones(steps, count, units)
+            if norm.training:
+                return like.new_empty(steps, count, units), like.new_empty(steps, count, units)
+            return norm.given(steps)
+
+        return cls(
+            like.new_empty(rows, segments, units),
+            like.new_empty(rows, groups, units),
+            moments(plan.norm_h, segments),
+            moments(plan.norm_c, groups),
+            moments(plan.norm_x, segments) if plan.over_batch else (like.new_empty(0), like.new_empty(0)),
+        )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all of it flat."""
+        return (self.p, self.previous, *self.p_moments, *self.c_moments, *self.x_moments)
+
+    @classmethod
+    def of(cls, tensors: tuple[Tensor, ...]) -> Tape:
+        """Undo :meth:`tensors`."""
+        p, previous, *moments = tensors
+        return cls(p, previous, *zip(moments[::2], moments[1::2], strict=True))
+
+
+class Scales(NamedTuple):
+    """Gains and biases: of the sides ``(S, units)``, of the cell ``(groups, units)``; if absent 1 and 0."""
+
+    gain_x: Tensor
+    gain_h: Tensor
+    bias_x: Tensor
+    bias_h: Tensor
+    gain_c: Tensor
+    bias_c: Tensor
+
+    @classmethod
+    def of(cls, plan: Plan, arguments: Arguments) -> Scales:
+        """Return those of ``arguments``."""
+        ones = arguments.h.new_ones(plan.segments, plan.units)
+        zeros = torch.zeros_like(ones)
+
+        def given(tensor: Tensor | None, default: Tensor) -> Tensor:
+            return default if tensor is None else tensor.detach().contiguous()
+
+        return cls(
+            given(arguments.gain_x, ones),
+            given(arguments.gain_h, ones),
+            given(arguments.bias_x, zeros),
+            given(arguments.bias_h, zeros),
+            given(arguments.gain_c, ones[: plan.groups]),
+            given(arguments.bias_c, zeros[: plan.groups]),
+        )
+
+
+class Sums(NamedTuple):
+    """Gradients of :class:`Scales`: ``(parts, 4, S, units)``, ``(parts, 2, groups, units)``."""
+
+    sides: Tensor
+    cell: Tensor
+
+    @classmethod
+    def new(cls, plan: Plan, like: Tensor, parts: int) -> Sums:
+        """Return zeros."""
+        return cls(
+            like.new_zeros(parts, 4, plan.segments, plan.units),
+            like.new_zeros(parts, 2, plan.groups, plan.units),
+        )

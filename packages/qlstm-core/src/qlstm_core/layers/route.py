@@ -1,0 +1,156 @@
+"""Which way a layer is run, and why: torch's own operator, the fused path, or the readable loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from qlstm_core.interfaces import Normalizer
+from qlstm_core.layers.linear import Dense, Factored, Grouped
+from qlstm_core.layers.sequence import Path, Step
+
+_loop_only: ContextVar[bool] = ContextVar("loop_only", default=False)
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one layer in one direction is run.
+
+    Args:
+        kind: ``"torch"``, torch's own operator on the effective weights (oneDNN on CPU, cuDNN on GPU);
+            ``"fused"``, a whole sequence as one autograd function; ``"loop"``, one readable step after the
+            other, the reference.
+        reason: why none that comes before it in this list.
+    """
+
+    kind: Literal["torch", "fused", "loop"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
+
+@contextmanager
+def readable_loop() -> Iterator[None]:
+    """Run every layer by its readable loop within the ``with`` block.
+
+    For gradients of gradients where torch's own operator has none, and to compare with the faster paths::
+
+        with readable_loop():
+            output, _ = layer(x)
+    """
+    token = _loop_only.set(True)
+    try:
+        yield
+    finally:
+        _loop_only.reset(token)
+
+
+def choose_route(
+    path: Path, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int], *, traced: bool = False
+) -> Route:
+    """Return the fastest way to compute what :func:`qlstm_core.layers.sequence.run_loop` would.
+
+    Args:
+        path: the layer in one direction.
+        x: its input, ``(Σ batch_sizes, features)``, or tokens.
+        state: its initial state.
+        batch_sizes: how many sequences are alive at each time step; empty: not known yet.
+        traced: whether every state is to be kept.
+    """
+    if (demand := _loop_demanded(path, x, state, traced)) is not None:
+        return Route("loop", demand)
+    if (why_not_torch := _torch_obstacle(path, x)) is None:
+        return Route("torch", "nothing acts between the products and the gates")
+    if (why_not_fused := _fused_obstacle(path, x, batch_sizes)) is None:
+        return Route("fused", why_not_torch)
+    return Route("loop", why_not_fused)
+
+
+def _loop_demanded(path: Path, x: Tensor, state: tuple[Tensor, ...], traced: bool) -> str | None:
+    """Return what only the loop can do, of whatever layer."""
+    if _loop_only.get():
+        return "readable_loop() is active"
+    if traced:
+        return "record_states() keeps every state"
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active"
+    weights = (*vars(path.input).values(), *vars(path.recurrent).values())
+    tensors = (x, *state, path.bias_ih, path.bias_hh, path.projection, *weights)
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        return "forward-mode differentiation"
+    return None
+
+
+def _torch_obstacle(path: Path, x: Tensor) -> str | None:
+    """Return why torch's own operator does not compute the same."""
+    for norm in (path.norm_ih, path.norm_hh, path.norm_cell):
+        if norm is not None:
+            return f"{type(norm).__name__} acts on activations"
+    if path.state_quantizer is not None:
+        return "the state is quantized"
+    if path.torch_operator is None:
+        return "torch has no operator for this cell"
+    if not isinstance(path.input, Dense) or not isinstance(path.recurrent, Dense):
+        return "torch has no operator for weights that are not one matrix per gate"
+    if not x.is_floating_point():
+        return "tokens pick columns of the weight"
+    return None
+
+
+def _fused_obstacle(path: Path, x: Tensor, batch_sizes: Sequence[int]) -> str | None:
+    """Return why the fused path does not compute the same."""
+    dtype = path.recurrent.dtype
+    if path.state_quantizer is not None:
+        return "the state is quantized"
+    if path.step not in _fused_steps():
+        return "the cell is not one of those with a hand-written gradient"
+    if not all(isinstance(linear, Dense | Factored | Grouped) for linear in (path.input, path.recurrent)):
+        return "the linear map is not one of those with a hand-written gradient"
+    if torch._C._is_any_autocast_enabled():
+        return "autocast is active"
+    if dtype not in (torch.float32, torch.float64) or (x.is_floating_point() and x.dtype != dtype):
+        return f"the fused path computes in float32 or float64, here {x.dtype} meets {dtype}"
+    norms = [norm for norm in (path.norm_ih, path.norm_hh, path.norm_cell) if norm is not None]
+    for norm in norms:
+        if (obstacle := _norm_obstacle(norm, dtype)) is not None:
+            return f"{type(norm).__name__} {obstacle}"
+    if len({norm.statistics for norm in norms}) > 1:
+        return "statistics over features and over the batch meet"
+    if batch_sizes and batch_sizes[-1] < 2 and any(n.statistics == "batch" and n.training for n in norms):
+        return "a sequence is alone at some steps, which has no batch statistics"
+    return None
+
+
+def _norm_obstacle(norm: Normalizer, dtype: torch.dtype) -> str | None:
+    """Return why the normaliser is not known to compute what its contract promises with ``statistics``."""
+    if norm.statistics is None:
+        return "declares no statistics"
+    classes = type(norm).__mro__
+    forward, statistics = (
+        next(k for k, cls in enumerate(classes) if name in vars(cls)) for name in ("forward", "statistics")
+    )
+    if forward < statistics:
+        return "defines forward but inherits what it declares"
+    if norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks:
+        return "has hooks"
+    if norm.statistics == "batch" and not norm.centered:
+        return "does not centre over the batch"
+    parameters = (getattr(norm, "gain", None), getattr(norm, "bias", None))
+    if any(p is not None and p.dtype != dtype for p in parameters):
+        return f"has parameters that are not {dtype}"
+    return None
+
+
+def _fused_steps() -> tuple[Step, ...]:
+    from qlstm_core.layers.gru import GRU
+    from qlstm_core.layers.lstm import LSTM
+
+    return LSTM.step, GRU.step
