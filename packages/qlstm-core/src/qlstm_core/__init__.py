@@ -10,6 +10,7 @@ from qlstm_core.layers import (
     GroupedLSTM,
     RecurrentLayer,
     StateTrace,
+    readable_loop,
     record_states,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "Quantizer",
     "RecurrentLayer",
     "StateTrace",
+    "readable_loop",
     "record_states",
     "straight_through",
     "track_curvature",

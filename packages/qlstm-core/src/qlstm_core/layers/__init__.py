@@ -4,7 +4,18 @@ from qlstm_core.layers.factorized import FactorizedLSTM
 from qlstm_core.layers.grouped import GroupedLSTM
 from qlstm_core.layers.gru import GRU
 from qlstm_core.layers.lstm import LSTM
+from qlstm_core.layers.route import Route, readable_loop
 from qlstm_core.layers.sequence import StateTrace
 from qlstm_core.layers.stack import RecurrentLayer, record_states
 
-__all__ = ["GRU", "LSTM", "FactorizedLSTM", "GroupedLSTM", "RecurrentLayer", "StateTrace", "record_states"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "FactorizedLSTM",
+    "GroupedLSTM",
+    "RecurrentLayer",
+    "Route",
+    "StateTrace",
+    "readable_loop",
+    "record_states",
+]

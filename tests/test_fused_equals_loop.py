@@ -1,0 +1,127 @@
+"""The fused path computes what the loop does: outputs, states, every gradient, running statistics."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, RecurrentLayer, readable_loop
+
+CELLS: dict[str, Any] = {
+    "lstm": lambda i, h, **o: LSTM(i, h, **o),
+    "projected": lambda i, h, **o: LSTM(i, h, proj_size=h // 2, **o),
+    "gru": lambda i, h, **o: GRU(i, h, **o),
+    "factorized": lambda i, h, **o: FactorizedLSTM(i, h, rank=3, **o),
+    "grouped": lambda i, h, **o: GroupedLSTM(i, h, groups=2, **o),
+}
+NORMALIZERS = ["layer", "rms", "batch-shared", "batch-separate:max_steps=3"]
+
+
+def everything(layer: RecurrentLayer, x: Any, state: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return outputs, final states and running statistics; and the gradients of all that has one."""
+    output, final = layer(x, state)
+    data = getattr(output, "data", output)
+    finals = [final] if isinstance(final, torch.Tensor) else list(final)
+    torch.manual_seed(1)
+    loss = sum((t * torch.randn_like(t)).sum() for t in (data, *finals))
+    leaves = list(layer.parameters())
+    if isinstance(x, torch.Tensor) and x.is_floating_point():
+        leaves.append(x)
+    if state is not None:
+        leaves += [state] if isinstance(state, torch.Tensor) else list(state)
+    gradients = torch.autograd.grad(loss, leaves)
+    return [data, *finals, *layer.buffers()], list(gradients)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(sorted(CELLS)),
+    st.sampled_from(NORMALIZERS),
+    st.sampled_from(["vectors", "tokens", "packed"]),
+    st.integers(1, 9),
+    st.integers(2, 7),
+    st.integers(1, 6),
+    st.integers(1, 2),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 9999),
+)
+def test_fused_equals_loop(
+    cell: str,
+    normalizer: str,
+    kind: str,
+    steps: int,
+    batch: int,
+    width: int,
+    layers: int,
+    bidirectional: bool,
+    given_state: bool,
+    bias: bool,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    fused = CELLS[cell](
+        2 * width,
+        4 * width,
+        num_layers=layers,
+        bidirectional=bidirectional,
+        bias=bias,
+        quantizer="binary-connect",
+        normalizer=normalizer,
+        dtype=torch.float64,
+    )
+    for norm in fused.normalizers.values():
+        for parameter in norm.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+        norm.eps = 0.01  # where nothing varies, 1/√ε would magnify rounding beyond what is compared
+    x: Any = torch.randn(steps, batch, 2 * width, dtype=torch.float64, requires_grad=True)
+    if kind == "tokens":
+        x = torch.randint(2 * width, (steps, batch))
+    elif kind == "packed":
+        lengths = [steps, steps, *torch.randint(1, steps + 1, (batch - 2,)).tolist()]
+        x = pack_padded_sequence(x.detach(), lengths, enforce_sorted=False)
+    state: Any = None
+    if given_state:
+        cells = layers * (2 if bidirectional else 1)
+        sizes = [fused.output_size] + [fused.hidden_size] * (len(fused.states) - 1)
+        drawn = [torch.randn(cells, batch, n, dtype=torch.float64, requires_grad=True) for n in sizes]
+        state = tuple(drawn) if len(drawn) > 1 else drawn[0]
+    loop = copy.deepcopy(fused)
+    assert {route.kind for route in fused.routes(tokens=kind == "tokens")} == {"fused"}
+    for training in (True, False):
+        got = everything(fused.train(training), x, state)
+        with readable_loop():
+            expected = everything(loop.train(training), x, state)
+        for mine, their in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
+            torch.testing.assert_close(mine, their, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_fused_equals_loop_in_float32(normalizer: str) -> None:
+    torch.manual_seed(0)
+    fused = LSTM(12, 40, 2, quantizer="bwn", normalizer=normalizer)
+    loop = copy.deepcopy(fused)
+    x = torch.randn(9, 8, 12, requires_grad=True)
+    got = everything(fused, x, None)
+    with readable_loop():
+        expected = everything(loop, x, None)
+    for mine, their in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
+        scale = their.abs().max().item()
+        torch.testing.assert_close(mine, their, rtol=0, atol=1e-5 * max(scale, 1e-3))
+
+
+def test_routes_name_the_path_and_the_reason() -> None:
+    assert [r.kind for r in LSTM(3, 4).routes()] == ["torch"]
+    assert [r.kind for r in LSTM(3, 4, quantizer="bwn", normalizer="weight").routes()] == ["torch"]
+    assert [r.kind for r in LSTM(3, 4).routes(tokens=True)] == ["fused"]
+    (route,) = LSTM(3, 4, normalizer="layer").routes()
+    assert (route.kind, route.reason) == ("fused", "LayerNorm acts on activations")
+    (route,) = LSTM(3, 4, state_quantizer="bwn").routes()
+    assert (route.kind, route.reason) == ("loop", "the state is quantized")
