@@ -47,7 +47,7 @@ def input_moments(x: Any, flags: Any, eps: Any, mean: Any, scale: Any) -> None:
 
 @compiled("")
 def input_back(d: Any, x: Any, mean: Any, scale: Any, gain: Any, flags: Any, sums: Any) -> None:
-    """Turn ``d``, ∂L/∂(normalised x), into ∂L/∂x, in place; add to the gain's of ``sums``, ``(4, S, units)``."""
+    """Turn ``d``, ∂L/∂(normalised x), into ∂L/∂x in place; add to the gain's ``sums``, ``(4, S, units)``."""
     for row in range(x.shape[0]):
         for s in range(x.shape[1]):
             back(d, row, x, row, s, mean, scale, row, gain, flags[0], sums, GAIN_X)
