@@ -108,6 +108,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Of every random generator.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
+    checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
     out: Annotated[Path, typer.Option(help="Folder for run folders.")] = Path("runs"),
     force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
 ) -> None:
@@ -124,7 +125,7 @@ def run(
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings |= {
         "task": task, "quantizer": quantizer, "normalizer": normalizer, "layers": layers, "dropout": dropout,
-        "seed": seed, "device": device, "precision": precision,
+        "seed": seed, "device": device, "precision": precision, "checkpoint_seconds": checkpoint_seconds,
     }  # fmt: skip
     with RunProgress() as progress:
         outcome = train(settings, out, force=force, listen=progress.update)
