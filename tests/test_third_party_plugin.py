@@ -102,7 +102,8 @@ def environment(documented: Path, tmp_path_factory: pytest.TempPathFactory) -> E
     wheels = folder / "wheels"
     sources = [*sorted((ROOT / "packages").iterdir()), EXAMPLE, documented]
     pip("wheel", "--no-build-isolation", "--wheel-dir", wheels, *sources)
-    pip("--python", python, "install", *wheels.iterdir())
+    # The lent packages may be of the same version: what is tested is what has just been built.
+    pip("--python", python, "install", "--ignore-installed", *wheels.iterdir())
     return Environment(python, folder)
 
 

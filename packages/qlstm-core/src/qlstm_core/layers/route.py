@@ -65,21 +65,24 @@ def choose_route(
         batch_sizes: how many sequences are alive at each time step; empty: not known yet.
         traced: whether every state is to be kept.
     """
-    if (demand := _loop_demanded(path, x, state, traced)) is not None:
+    if traced:
+        return Route("loop", "record_states() keeps every state")
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (demand := _loop_demanded(path, x, state)) is not None:
         return Route("loop", demand)
     if (why_not_torch := _torch_obstacle(path, x)) is None:
         return Route("torch", "nothing acts between the products and the gates")
+    if compiling:
+        return Route("loop", "torch.compile traces the readable steps")
     if (why_not_fused := _fused_obstacle(path, x, batch_sizes)) is None:
         return Route("fused", why_not_torch)
     return Route("loop", why_not_fused)
 
 
-def _loop_demanded(path: Path, x: Tensor, state: tuple[Tensor, ...], traced: bool) -> str | None:
+def _loop_demanded(path: Path, x: Tensor, state: tuple[Tensor, ...]) -> str | None:
     """Return what only the loop can do, of whatever layer."""
     if _loop_only.get():
         return "readable_loop() is active"
-    if traced:
-        return "record_states() keeps every state"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     weights = (*vars(path.input).values(), *vars(path.recurrent).values())
