@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing
 from recurrent_cases import RowNorm, Sign, StepGain
+from replica import train_replica
 
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, RecurrentLayer
 
@@ -62,27 +61,12 @@ def test_autocast_keeps_close_to_full_precision(family: str, normalizer: str) ->
     torch.testing.assert_close(mixed.float(), layer(x)[0], rtol=0.05, atol=0.05)
 
 
-def _replica(rank: int, port: int, folder: str) -> None:
-    sys.path.insert(0, str(Path(__file__).parent))
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    layer = LSTM(4, 6, quantizer=Sign(), normalizer=StepGain())
-    model = torch.nn.parallel.DistributedDataParallel(layer)
-    torch.manual_seed(1)
-    x = torch.randn(3, 4, 4)
-    model(x[:, 2 * rank : 2 * rank + 2])[0].sum().backward()
-    if rank == 0:
-        torch.save([p.grad for p in layer.parameters()], Path(folder) / "gradients.pt")
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_data_parallel_gradients_are_the_mean_over_replicas(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_replica, args=(port, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(train_replica, args=(port, str(tmp_path)), nprocs=2)
     torch.manual_seed(0)
     layer = LSTM(4, 6, quantizer=Sign(), normalizer=StepGain())
     torch.manual_seed(1)
