@@ -1,4 +1,4 @@
-"""What each process of the data-parallel test runs; in a module of its own, which a new process can import."""
+"""What each process of the data-parallel test runs; in a module of its own, which a new process can find."""
 
 from __future__ import annotations
 
