@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qlstm_bench.errors import BenchError
 from qlstm_core.plugins.errors import suggest
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
@@ -18,7 +19,7 @@ Precision = Literal["32-true", "64-true", "bf16-mixed"]
 _NOT_PART_OF_THE_RESULT = {"log_every", "checkpoint_seconds"}
 
 
-class ConfigError(ValueError):
+class ConfigError(BenchError, ValueError):
     """A setting that cannot be used; the message is one line that names it and what is allowed."""
 
 

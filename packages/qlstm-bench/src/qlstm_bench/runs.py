@@ -20,6 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.errors import BenchError
 from qlstm_bench.results import Result
 
 _ROW = TypeAdapter(dict[str, float], config=ConfigDict(ser_json_inf_nan="strings"))
@@ -29,7 +30,7 @@ FINISHED = ("completed", "diverged")
 """The statuses of a run that is not repeated."""
 
 
-class RunError(Exception):
+class RunError(BenchError):
     """A run directory that cannot be read or written; the message is one line that names it."""
 
 

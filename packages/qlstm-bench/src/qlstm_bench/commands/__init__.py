@@ -1,0 +1,1 @@
+"""The commands of ``qlstm-bench``: one file each, with its help and its options."""

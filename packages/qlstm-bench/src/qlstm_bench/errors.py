@@ -1,0 +1,8 @@
+"""The root of what a user can put right."""
+
+
+class BenchError(Exception):
+    """Something asked for cannot be done; its one line says what, what is allowed, and what to do.
+
+    The command line prints it without a traceback and ends with code 2.
+    """
