@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from qlstm_bench.commands import demo, report, run
+from qlstm_bench.commands import demo, report, run, speed
 from qlstm_bench.errors import BenchError
 
 # Heavy modules are imported by the commands that need them: `qlstm-bench --help` answers at once.
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("run", help=run.HELP)(run.run)
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("report", help=report.HELP)(report.report)
+app.add_typer(speed.app, name="speed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,12 +1,30 @@
-"""The progress bar of a run."""
+"""Progress of long work on stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def share_of_work(title: str) -> Iterator[Callable[[float], None]]:
+    """Show a bar on stderr, where that is a terminal, and give the function that moves it.
+
+    Args:
+        title: what is being done.
+
+    Yields:
+        a function to be told the share that is done, between 0 and 1.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=1.0)
+        yield lambda share: progress.update(task, completed=share)
 
 
 class RunProgress:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from qlstm_bench.report.collect import Record
 from qlstm_bench.results import format_growth
+from qlstm_bench.text_table import aligned
 
 _LEFT = ("quantizer", "normaliser", "status")
 
@@ -65,18 +66,7 @@ def print_table(records: Sequence[Record], file: TextIO | None = None) -> None:
         metric = next(record.result.metric_title for record in records if record.section == (task, dataset))
         print(f"\n{task} on {dataset}\n", file=file)
         shown = format_frame(part)
-        lines = [list(shown.columns), *shown.to_numpy().tolist()]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        previous = lines[0][0]
-        for line in lines:
-            if line[0] != previous:  # a blank line before each quantizer's rows
-                print(file=file)
-                previous = line[0]
-            cells = [
-                cell.ljust(width) if heading in _LEFT else cell.rjust(width)
-                for cell, width, heading in zip(line, widths, lines[0], strict=True)
-            ]
-            print("  ".join(cells).rstrip(), file=file)
+        print(aligned(list(shown.columns), shown.to_numpy().tolist(), _LEFT, group=True), file=file)
         print(f"\n{legend(metric)}", file=file)
 
 

@@ -1,0 +1,1 @@
+"""What a training step and a packed network cost here, beside their peers, measured in one run."""
