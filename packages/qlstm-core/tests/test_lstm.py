@@ -242,6 +242,23 @@ def test_recorded_states_are_the_outputs_and_carry_gradients() -> None:
     assert layer._traces is None
 
 
+def test_recorded_gates_are_those_that_made_the_states() -> None:
+    torch.manual_seed(0)
+    layer = LSTM(3, 4, bidirectional=True, quantizer=Sign(), normalizer=StepGain())
+    initial = torch.randn(2, 2, 2, 4)
+    with record_states(layer) as traces:
+        layer(torch.randn(6, 2, 3), tuple(initial))
+    for direction, trace in enumerate(traces):
+        order = range(6) if direction == 0 else range(5, -1, -1)
+        state = trace.initial
+        assert torch.equal(torch.stack(state), initial[:, direction])
+        for count, t in enumerate(order):
+            expected = trace.path.norm_hh(trace.path.recurrent(state[0]), count)
+            torch.testing.assert_close(trace.r[t], expected)
+            state = layer.step(trace.x[t], trace.r[t], *state)
+            torch.testing.assert_close((trace.h[t], trace.c[t]), state)
+
+
 def test_recording_stops_after_an_error() -> None:
     layer = LSTM(3, 4)
     with pytest.raises(RuntimeError, match="input_size"), record_states(layer):

@@ -53,15 +53,23 @@ class StateTrace:
     Args:
         layer: index of the layer.
         direction: 0 forward, 1 reverse.
+        path: what the layer computed with: quantized weights, normalisers, biases.
+        initial: the state it began from, each ``(batch, features)``.
         h: one ``(live batch, hidden or proj)`` tensor per time step, in order of time; what the next step
             receives.
         c: the same for the cell state, ``(live batch, hidden)``; empty for cells that have none.
+        x: the same for the input's side of the gates, N(W_x x_t) + b, ``(live batch, gates, hidden)``.
+        r: the same for the recurrent side, N(W_h h_{t−1}) + b.
     """
 
     layer: int
     direction: int
+    path: Path
+    initial: tuple[Tensor, ...]
     h: list[Tensor] = field(default_factory=list)
     c: list[Tensor] = field(default_factory=list)
+    x: list[Tensor] = field(default_factory=list)
+    r: list[Tensor] = field(default_factory=list)
 
 
 def quantize_state(quantizer: Quantizer, state: Tensor) -> Tensor:
@@ -99,12 +107,8 @@ def run_loop(
     for count, t in enumerate(reversed(times) if reverse else times):
         alive = batch_sizes[t]
         live = tuple(s[:alive] for s in state)
-        h = live[0] if path.state_quantizer is None else quantize_state(path.state_quantizer, live[0])
         gates_x = _side(inputs[t], path.norm_ih, path.bias_ih, count, path.groups)
-        gates_h = _side(path.recurrent(h), path.norm_hh, path.bias_hh, count, path.groups)
-        new = path.step(gates_x, gates_h, *live, **_cell_normalizer(path, count))
-        if path.projection is not None:
-            new = (F.linear(new[0], path.projection), *new[1:])
+        new, gates_h = run_step(path, gates_x, live, count)
         # Sequences that have ended (or, in reverse, not begun) keep their state.
         state = (
             new
@@ -113,12 +117,35 @@ def run_loop(
         )
         outputs[t] = new[0]
         if trace is not None:
-            for kept, value in zip((trace.h, trace.c), new, strict=False):
-                kept.append(value)
+            kept = (trace.x, trace.r, trace.h, trace.c)
+            for values, value in zip(kept, (gates_x, gates_h, *new), strict=False):
+                values.append(value)
     if trace is not None and reverse:
-        trace.h.reverse()
-        trace.c.reverse()
+        for values in (trace.x, trace.r, trace.h, trace.c):
+            values.reverse()
     return torch.cat(outputs), state
+
+
+def run_step(
+    path: Path, gates_x: Tensor, state: tuple[Tensor, ...], count: int
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Run a cell for one time step.
+
+    Args:
+        path: the layer in one direction.
+        gates_x: N(W_x x_t) + b, ``(batch, gates, hidden)``.
+        state: of the step before, each ``(batch, features)``.
+        count: how many steps came before.
+
+    Returns:
+        The new state, and the recurrent side of the gates, N(W_h h_{t−1}) + b, ``(batch, gates, hidden)``.
+    """
+    h = state[0] if path.state_quantizer is None else quantize_state(path.state_quantizer, state[0])
+    gates_h = _side(path.recurrent(h), path.norm_hh, path.bias_hh, count, path.groups)
+    new = path.step(gates_x, gates_h, *state, **_cell_normalizer(path, count))
+    if path.projection is not None:
+        new = (F.linear(new[0], path.projection), *new[1:])
+    return new, gates_h
 
 
 def _side(

@@ -145,11 +145,11 @@ class RecurrentLayer(WeightedLayer):
             return run_torch([cells], x, state, batch_sizes)
         outputs, finals = [], []
         for direction, path in enumerate(cells):
+            initial = tuple(s[direction] for s in state)
             trace = None
             if self._traces is not None:
-                trace = StateTrace(layer, direction)
+                trace = StateTrace(layer, direction, path, initial)
                 self._traces.append(trace)
-            initial = tuple(s[direction] for s in state)
             if routes[direction].kind == "fused":
                 y, final = run_fused(path, x, initial, batch_sizes, reverse=direction == 1)
             else:
@@ -183,7 +183,7 @@ class RecurrentLayer(WeightedLayer):
 
 @contextmanager
 def record_states(layer: RecurrentLayer) -> Iterator[list[StateTrace]]:
-    """Keep every state h_t and c_t of ``layer``'s forward calls, connected to the graph.
+    """Keep every state h_t and c_t and the gates of ``layer``'s forward calls, connected to the graph.
 
     While active the layer runs its readable loop, whatever faster path it would take. Gradients with respect
     to the kept states are those through time::
