@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.gradient_norms import StateGradientNorms
+from qlstm_bench.gradients import StateGradientNorms
 from qlstm_bench.results import DatasetRecord, Result
 from qlstm_bench.runs import Run, RunError, check_writable, replace_file
 

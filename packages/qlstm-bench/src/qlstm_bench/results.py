@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from qlstm_bench.gradient_norms import StateGradientNorms
+from qlstm_bench.gradients import StateGradientNorms
 
 Status = Literal["completed", "diverged", "failed"]
 

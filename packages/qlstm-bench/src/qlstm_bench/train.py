@@ -17,7 +17,7 @@ from lightning_fabric import Fabric, seed_everything
 from qlstm_bench import provenance
 from qlstm_bench.clipping import clip_gradients_
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.gradient_norms import StateGradientNorms, task_gradient_norms
+from qlstm_bench.gradients import StateGradientNorms, task_gradient_norms
 from qlstm_bench.random_state import random_state, restore_random_state
 from qlstm_bench.results import DatasetRecord, Result, Status
 from qlstm_bench.runs import FINISHED, Run, check_writable

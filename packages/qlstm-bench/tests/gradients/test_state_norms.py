@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.gradient_norms import StateGradientNorms, state_gradient_norms, task_gradient_norms
+from qlstm_bench.gradients import StateGradientNorms, state_gradient_norms, task_gradient_norms
 from qlstm_bench.tasks.char_lm import CharLM
 from qlstm_core import LSTM
 

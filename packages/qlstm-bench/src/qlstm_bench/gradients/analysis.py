@@ -1,0 +1,245 @@
+"""One measurement of a network: gradients through time, spectral norms, λ1 and λ2, gains and σ."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qlstm_bench.gradients.bounds import Bounds, lstm_bounds
+from qlstm_bench.gradients.gru_bounds import gru_bounds
+from qlstm_bench.gradients.normalization import GradientAnalysisError
+from qlstm_bench.gradients.spectral import norm_of_levels, norm_of_signs, sparsity, spectral_norms
+from qlstm_bench.gradients.state_norms import (
+    StateGradientNorms,
+    StateGradients,
+    state_gradients,
+    task_gradients,
+    vector_norms,
+)
+from qlstm_bench.gradients.unrolled import Unrolled
+from qlstm_bench.tasks import Task
+from qlstm_core import RecurrentLayer, record_states
+
+
+@dataclass(frozen=True)
+class GateSummary:
+    """The recurrent matrix of one gate, and what normalises its products.
+
+    Args:
+        gate: its letter: i, f, g, o of an LSTM; r, z, n of a GRU.
+        full, quantized: spectral norms of W and Q(W).
+        signs, levels: ``B₁ √d`` and ``(1 − s) B₁ √d``, lower bounds of ``quantized`` for weights that are all
+            ±B₁ or larger, and for those with zeros; NaN at full precision.
+        sparsity: s, the share of zeros of Q(W).
+        gain: mean |g|; with weight normalisation the rows' lengths. NaN without normaliser, as what follows.
+        sigma: median σ, over steps, sequences and units. NaN for weight normalisation.
+        stretch: the most that normalisation stretches a gradient by, ``max_j |g_j|/σ_j``: median over steps.
+    """
+
+    gate: str
+    full: float
+    quantized: float
+    signs: float
+    levels: float
+    sparsity: float
+    gain: float
+    sigma: float
+    stretch: float
+
+
+@dataclass(frozen=True)
+class BoundSummary:
+    """λ1 and its like over the steps of one batch; of each step the largest over the sequences.
+
+    The first step is left out: before it stands the initial state, at which no gradient is wanted, and whose
+    zeros have no σ.
+
+    Args:
+        lambda1, lambda2: medians over the steps.
+        largest_lambda1: over the steps.
+        measured_lambda1: median of λ1 with the gates' slopes as they were on the batch.
+        full_lambda1, quantized_lambda1: medians of proposition 1's λ1 for the same states without
+            normaliser: from W, and from Q(W).
+        gamma: median of ``‖c_{t−1}‖∞``; of a GRU ``‖h_{t−1}‖∞``.
+        tightness, measured_tightness: median of log10 (right side / left side).
+        corollary: share of steps at which λ2 = 0 and λ1 ≤ 1: where the gradient cannot grow.
+    """
+
+    lambda1: float
+    lambda2: float
+    largest_lambda1: float
+    measured_lambda1: float
+    full_lambda1: float
+    quantized_lambda1: float
+    gamma: float
+    tightness: float
+    measured_tightness: float
+    corollary: float
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """What was measured of one layer and direction.
+
+    Args:
+        norms: ``‖∂ξ/∂h_t‖`` and ``‖∂ξ/∂c_t‖`` through time.
+        gates: one for each recurrent matrix; none where the bounds are not known.
+        bounds: ``None`` where they are not known: see ``reason``.
+        reason: why there are no bounds.
+    """
+
+    norms: StateGradientNorms
+    gates: tuple[GateSummary, ...] = ()
+    bounds: BoundSummary | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LayerAnalysis:
+    """All that was measured of one layer and direction; :meth:`summary` is what is kept of it.
+
+    Args:
+        gradients: of the loss, by state.
+        unrolled, bounds: ``None`` where the bounds are not known: see ``reason``.
+        full, quantized: the recurrent matrices W and Q(W), ``(gates, hidden, out)``.
+        reason: why there are no bounds.
+    """
+
+    gradients: StateGradients
+    unrolled: Unrolled | None
+    bounds: Bounds | None
+    full: Tensor
+    quantized: Tensor
+    reason: str = ""
+
+    def summary(self) -> LayerSummary:
+        """Return the figures that fit in a table or a line of a file."""
+        norms = self.gradients.norms()
+        if self.unrolled is None or self.bounds is None:
+            return LayerSummary(norms, reason=self.reason)
+        full, quantized = spectral_norms(self.full), spectral_norms(self.quantized)
+        return LayerSummary(
+            norms,
+            _gate_summaries(self.unrolled, self.quantized, full, quantized),
+            _bound_summary(self.bounds, full, quantized),
+        )
+
+
+def analyze(layer: RecurrentLayer, loss: Callable[[], Tensor]) -> list[LayerAnalysis]:
+    """Measure a layer on one batch: gradients, spectral norms and bounds, per layer and direction.
+
+    Example::
+
+        layer = LSTM(8, 16, quantizer="binary-connect", normalizer="layer").double()
+        x = torch.randn(20, 4, 8).double()
+        (analysis,) = analyze(layer, lambda: layer(x)[0][-1].sum())
+        print(analysis.summary().bounds.lambda1)
+
+    Args:
+        layer: the recurrent layer that ``loss`` runs once. In float64 only gradients beyond 1e308 overflow.
+        loss: computes ξ, a scalar.
+    """
+    return _analyze(layer, state_gradients(layer, loss))
+
+
+def analyze_task(task: Task, model: nn.Module, seed: int) -> list[LayerAnalysis]:
+    """Measure a task's model on a batch of its validation part, with the loss at the last time step.
+
+    As :func:`qlstm_bench.gradients.task_gradients`: a copy is measured, in training mode and in float64.
+
+    Args:
+        task: prepared.
+        model: any model of the task.
+        seed: of the copy's random choices.
+    """
+    measured = copy.deepcopy(model).double().train()
+    return _analyze(task.recurrent(measured), task_gradients(task, measured, seed))
+
+
+def _analyze(layer: RecurrentLayer, gradients: list[StateGradients]) -> list[LayerAnalysis]:
+    full, quantized = recurrent_matrices(layer, quantized=False), recurrent_matrices(layer, quantized=True)
+    found = []
+    for of_layer, w, q in zip(gradients, full, quantized, strict=True):
+        try:
+            unrolled = Unrolled.of(layer, of_layer)
+            bounds = lstm_bounds(unrolled) if unrolled.gates == "ifgo" else gru_bounds(unrolled)
+        except GradientAnalysisError as error:
+            found.append(LayerAnalysis(of_layer, None, None, w, q, str(error)))
+        else:
+            found.append(LayerAnalysis(of_layer, unrolled, bounds, w, q))
+    return found
+
+
+@torch.no_grad()
+def recurrent_matrices(layer: RecurrentLayer, *, quantized: bool) -> list[Tensor]:
+    """Return W, or Q(W), of every layer and direction without their normalisers, ``(gates, hidden, out)``.
+
+    A stochastic quantizer of a layer in training mode samples; the random generators stay as they are.
+
+    Args:
+        layer: left as it is.
+        quantized: whether to return Q(W).
+    """
+    bare = copy.deepcopy(layer)
+    bare.normalizers = nn.ModuleDict()
+    if not quantized:
+        bare.quantizers = nn.ModuleDict()
+    weight = next(bare.parameters())
+    devices = [weight.device] if weight.is_cuda else []
+    with torch.random.fork_rng(devices=devices), record_states(bare) as traces:
+        x = weight.new_zeros(1, 1, layer.input_size)
+        bare(x)
+        return [Unrolled.matrices_of(trace.path, trace.h[0]) for trace in traces]
+
+
+def _gate_summaries(
+    unrolled: Unrolled, matrices: Tensor, full: Tensor, quantized: Tensor
+) -> tuple[GateSummary, ...]:
+    signs, levels, zeros = norm_of_signs(matrices), norm_of_levels(matrices), sparsity(matrices)
+    gain, sigma = unrolled.gain_and_sigma()
+    few = unrolled.quantized
+    stretch = unrolled.stretch.amax(1).median(0).values
+    normalised = unrolled.recurrent_norm is not None or unrolled.lengths is not None
+    return tuple(
+        GateSummary(
+            gate=gate,
+            full=full[k].item(),
+            quantized=quantized[k].item(),
+            signs=signs[k].item() if few else math.nan,
+            levels=levels[k].item() if few else math.nan,
+            sparsity=zeros[k].item(),
+            gain=gain[k].item(),
+            sigma=sigma[k].item(),
+            stretch=stretch[k].item() if normalised else math.nan,
+        )
+        for k, gate in enumerate(unrolled.gates)
+    )
+
+
+def _bound_summary(bounds: Bounds, full: Tensor, quantized: Tensor) -> BoundSummary:
+    left = vector_norms(bounds.left)[1:]
+    lambda1, lambda2, right = (values[1:] for values in bounds.over_batch(bounds.proposition))
+    measured1, _, measured_right = (values[1:] for values in bounds.over_batch(bounds.measured))
+    return BoundSummary(
+        lambda1=_median(lambda1),
+        lambda2=_median(lambda2),
+        largest_lambda1=lambda1.max().item() if lambda1.numel() else math.nan,
+        measured_lambda1=_median(measured1),
+        full_lambda1=_median(bounds.unnormalized_lambda1(full).amax(1)[1:]),
+        quantized_lambda1=_median(bounds.unnormalized_lambda1(quantized).amax(1)[1:]),
+        gamma=_median(bounds.gamma.amax(1)[1:]),
+        tightness=_median((right / left).log10()),
+        measured_tightness=_median((measured_right / left).log10()),
+        corollary=bounds.corollary[1:].all(1).double().mean().item(),
+    )
+
+
+def _median(values: Tensor) -> float:
+    """Return the median of the finite values; NaN where there is none."""
+    finite = values[values.isfinite()]
+    return finite.median().item() if finite.numel() else math.nan
