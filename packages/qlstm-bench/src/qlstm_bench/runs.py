@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -32,6 +33,10 @@ FINISHED = ("completed", "diverged")
 
 class RunError(BenchError):
     """A run directory that cannot be read or written; the message is one line that names it."""
+
+
+class RunBusyError(RunError):
+    """A run that another process is training."""
 
 
 @dataclass(frozen=True)
@@ -84,29 +89,35 @@ class Run:
         """Make the directory and keep other processes from training the same run.
 
         Raises:
-            RunError: another process does so already.
+            RunBusyError: another process does so already.
+            RunError: the directory cannot be written to.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.directory / ".lock", timeout=0):
+        with _refusals_named(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                held = FileLock(self.directory / ".lock").acquire(timeout=0)
+            except Timeout:
+                raise RunBusyError(
+                    f"{self.directory}: another process is training this run; wait for it or end it"
+                ) from None
+        with held:
+            with _refusals_named(self.directory):
                 for leftover in self.directory.rglob("*.tmp"):
                     leftover.unlink()
-                yield
-        except Timeout:
-            raise RunError(
-                f"{self.directory}: another process is training this run; wait for it or end it"
-            ) from None
+            yield
 
     def clear(self) -> None:
         """Forget everything that an earlier training left."""
-        for name in ("result.json", "metrics.jsonl", "model.safetensors"):
-            (self.directory / name).unlink(missing_ok=True)
-        shutil.rmtree(self.directory / "checkpoint", ignore_errors=True)
+        with _refusals_named(self.directory):
+            for name in ("result.json", "metrics.jsonl", "model.safetensors"):
+                (self.directory / name).unlink(missing_ok=True)
+            shutil.rmtree(self.directory / "checkpoint", ignore_errors=True)
 
     def start(self) -> None:
         """Write config.yaml, and forget the result of a training that failed."""
-        (self.directory / "result.json").unlink(missing_ok=True)
-        replace_file(self.directory / "config.yaml", self.config.to_yaml().encode())
+        with _refusals_named(self.directory):
+            (self.directory / "result.json").unlink(missing_ok=True)
+            replace_file(self.directory / "config.yaml", self.config.to_yaml().encode())
 
     def result(self) -> Result | None:
         """Return what result.json holds, or ``None`` where the run has not ended.
@@ -130,15 +141,24 @@ class Run:
 
     def write_result(self, result: Result) -> None:
         """Write result.json: the run has ended."""
-        replace_file(self.directory / "result.json", result.model_dump_json(indent=2).encode())
+        with _refusals_named(self.directory):
+            replace_file(self.directory / "result.json", result.model_dump_json(indent=2).encode())
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return the lines of metrics.jsonl, each with its ``step``; a torn one is left out."""
+        """Return the lines of metrics.jsonl, each with its ``step``; a torn one is left out.
+
+        Raises:
+            RunError: a file that cannot be read.
+        """
         path = self.directory / "metrics.jsonl"
         if not path.exists():
             return []
         rows = []
-        for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
+        for line in content.splitlines(keepends=True):
             with suppress(ValidationError):
                 row = _ROW.validate_json(line)
                 if line.endswith(b"\n") and "step" in row:
@@ -147,19 +167,29 @@ class Run:
 
     def log(self, row: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, in one write."""
-        with (self.directory / "metrics.jsonl").open("ab", buffering=0) as file:
-            file.write(_ROW.dump_json(dict(row)) + b"\n")
+        line = _ROW.dump_json(dict(row)) + b"\n"
+        with (
+            _refusals_named(self.directory),
+            (self.directory / "metrics.jsonl").open("ab", buffering=0) as file,
+        ):
+            written = file.write(line)
+            if written < len(line):  # the last bytes of a disk that is full now
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was logged after ``step``: the training goes on from there."""
         rows = [row for row in self.metrics() if row["step"] <= step]
-        replace_file(self.directory / "metrics.jsonl", b"".join(_ROW.dump_json(row) + b"\n" for row in rows))
+        with _refusals_named(self.directory):
+            replace_file(
+                self.directory / "metrics.jsonl", b"".join(_ROW.dump_json(row) + b"\n" for row in rows)
+            )
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint: tensors and plain Python values, in nested dicts, lists and tuples."""
         directory = self.directory / "checkpoint"
-        directory.mkdir(exist_ok=True)
-        replace_file(directory / "state.pt", lambda file: torch.save(dict(state), file))
+        with _refusals_named(self.directory):
+            directory.mkdir(exist_ok=True)
+            replace_file(directory / "state.pt", lambda file: torch.save(dict(state), file))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the checkpoint, with tensors on the CPU, or ``None`` where there is none.
@@ -183,7 +213,20 @@ class Run:
         """Write model.safetensors."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
         metadata = {"config": self.config.model_dump_json()}
-        replace_file(self.directory / "model.safetensors", to_safetensors(tensors, metadata=metadata))
+        with _refusals_named(self.directory):
+            replace_file(self.directory / "model.safetensors", to_safetensors(tensors, metadata=metadata))
+
+
+@contextmanager
+def _refusals_named(directory: Path) -> Iterator[None]:
+    """Turn the system's refusal to write in a run's directory into an error that says so in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{directory}: cannot be written to: {error.strerror or error}; with that put right, the same "
+            "command goes on from the last checkpoint"
+        ) from error
 
 
 def check_writable(out: Path) -> None:

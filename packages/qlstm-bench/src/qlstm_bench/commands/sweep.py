@@ -1,0 +1,136 @@
+"""``qlstm-bench sweep``: train every run of a grid."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from qlstm_bench.sweep.grid import Plan
+
+HELP = """Train every run of a grid: one of the papers' tables, or a YAML file of your own.
+
+Runs go side by side, one thread each, in worker processes of this machine or of a Dask cluster. Finished runs
+are skipped; a run whose worker dies is tried again and goes on from its checkpoint; after an interruption,
+give the same command again.
+
+\b
+A file:
+  settings: {task: char-lm, data: stdlib-char, hidden: 128, steps: 300}
+  grid:
+    quantizer: [none, bwn, "alternating:bits=2"]
+    normalizer: [none, layer]
+  exclude:
+    - {quantizer: none, normalizer: layer}
+  include:
+    - {quantizer: sbn, normalizer: "batch-separate:cell=true"}
+  seeds: 3
+
+\b
+Examples:
+  qlstm-bench sweep --list
+  qlstm-bench sweep hou2019-char-ptb --dry-run
+  qlstm-bench sweep hou2019-char-ptb --scale paper --out runs/ptb
+  qlstm-bench sweep my_grid.yaml --workers 4 --out runs/mine
+  qlstm-bench sweep my_grid.yaml --scheduler tcp://cluster:8786 --out /shared/runs
+"""
+
+
+def sweep(
+    source: Annotated[
+        str | None, typer.Argument(metavar="FILE|PRESET", help="A YAML file, or the name of a preset.")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Which of its sizes, as in small or paper; default: small.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for run folders.")] = Path("runs"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes on this machine; default: one for each core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="tcp://HOST:PORT", help="Dask scheduler whose workers train instead."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the presets and train nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and train nothing.")] = False,
+) -> None:
+    """Train every run of a grid."""
+    from qlstm_bench.config import ConfigError
+    from qlstm_bench.sweep.presets import load
+
+    if list_:
+        if source is not None:
+            raise ConfigError(
+                f"--list lists the presets; it does not go with {source!r}: did you mean --dry-run?"
+            )
+        _list()
+        return
+    if source is None:
+        raise ConfigError("which sweep? give a YAML file or a preset; `qlstm-bench sweep --list` lists them")
+    if scheduler is not None and workers is not None:
+        raise ConfigError("--workers is for this machine; a cluster given by --scheduler has its own workers")
+
+    from qlstm_bench.sweep.grid import read_plan
+
+    plan = read_plan(load(source), scale)
+    print(_describe(plan))
+    if dry_run:
+        print("\n".join(f"  {label}" for label in plan.labels))
+        return
+    _train(plan, out, workers, scheduler, force)
+
+
+def _train(plan: Plan, out: Path, workers: int | None, scheduler: str | None, force: bool) -> None:
+    from qlstm_bench.report import collect, print_table
+    from qlstm_bench.runs import check_writable
+    from qlstm_bench.sweep.board import Board
+    from qlstm_bench.sweep.execute import SweepError, local_workers, run_all, workers_of
+
+    out = out.absolute()
+    check_writable(out)
+    endings = []
+    cluster = workers_of(scheduler) if scheduler else local_workers(workers)
+    with cluster as client, Board(plan.labels) as board:
+        for ending in run_all(plan.configs, out, client, force=force, follow=board.follow):
+            endings.append(ending)
+            board.end(ending.number, ending.line)
+    records, _ = collect([ending.outcome.run.directory for ending in endings if ending.outcome])
+    if records:
+        print_table(records)
+        print(f"\nruns: {out}; `qlstm-bench report {out}` makes a page of them")
+    failures = [f"{plan.labels[ending.number]}: {ending.error}" for ending in endings if not ending.outcome]
+    if failures:
+        raise SweepError(f"{len(failures)} of {len(endings)} runs failed: {'; '.join(failures)}")
+
+
+def _list() -> None:
+    from rich.console import Console
+
+    from qlstm_bench.sweep.grid import read_file
+    from qlstm_bench.sweep.presets import load, preset_names
+
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    for name in preset_names():
+        file = read_file(load(name))
+        console.print(f"{name}\n  {file.title}")
+        for scale, part in file.scales.items():
+            about = " ".join(part.about.split())
+            console.print(f"  --scale {scale}: {_duration(part.minutes)}{about}")
+
+
+def _describe(plan: Plan) -> str:
+    size = f", {plan.scale} scale" if plan.scale else ""
+    lines = [f"{plan.title}{size}: {len(plan.configs)} run{'s' if len(plan.configs) > 1 else ''}"]
+    about = f"{_duration(plan.minutes)}{' '.join(plan.about.split())}"
+    return "\n".join([*lines, about] if about else lines)
+
+
+def _duration(minutes: float | None) -> str:
+    if minutes is None:
+        return ""
+    time = f"{minutes:.0f} minutes" if minutes < 180 else f"{minutes / 60:.0f} hours"
+    return f"about {time} on two cores. "

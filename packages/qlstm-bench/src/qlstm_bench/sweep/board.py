@@ -1,0 +1,120 @@
+"""How far a sweep is: a live table on a terminal, else a line when something happens."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_MARGIN = 6  # lines of a terminal that are not rows of the table
+
+
+@dataclass
+class _Row:
+    """What is known of a run."""
+
+    label: str
+    state: str = "waiting"
+    worker: str = ""
+    step: int = 0
+    steps: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    began: float = 0.0
+    took: float = 0.0
+
+
+class Board:
+    """Shows the runs of a sweep on stderr.
+
+    Args:
+        labels: of the runs.
+        console: to write on.
+    """
+
+    def __init__(self, labels: Sequence[str], console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._rows = [_Row(label) for label in labels]
+        self._ended: list[int] = []
+        self._live = Live(
+            console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> Board:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def follow(self, message: dict[str, Any]) -> None:
+        """Note what a worker tells; see :data:`qlstm_bench.sweep.execute.Follow`."""
+        number = message["run"]
+        row = self._rows[number]
+        if number in self._ended:
+            return
+        if row.worker not in ("", message["worker"]):
+            self._say(f"{row.label}: its worker died; it goes on from its checkpoint")
+        if not row.worker:
+            row.began = time.monotonic()
+        row.state, row.worker = "running", message["worker"]
+        if message["steps"]:
+            row.step, row.steps = message["step"], message["steps"]
+        row.figures |= {
+            name: value for name, value in message["figures"].items() if name.startswith("valid_")
+        }
+
+    def end(self, number: int, line: str) -> None:
+        """Note that a run has ended, and how."""
+        row = self._rows[number]
+        row.state = line.partition(";")[0]
+        row.took = time.monotonic() - row.began if row.began else 0.0
+        self._ended.append(number)
+        self._say(f"[{len(self._ended)}/{len(self._rows)}] {row.label}: {line}")
+
+    def _say(self, line: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _render(self) -> Group:
+        running = [row for row in self._rows if row.state == "running"]
+        last = [self._rows[number] for number in reversed(self._ended)]
+        shown = [*running, *last][: max(1, self._console.height - _MARGIN)]
+        table = Table(box=None, pad_edge=False)
+        for heading in ("run", "state", "", "steps", "figures", "time"):
+            table.add_column(heading, no_wrap=True)
+        for row in shown:
+            active = row.state == "running"
+            seconds = time.monotonic() - row.began if active else row.took
+            table.add_row(
+                Text(row.label),
+                Text(row.state, style="" if active else "dim"),
+                ProgressBar(total=row.steps or 1, completed=row.step, width=16) if active else "",
+                f"{row.step}/{row.steps}" if active and row.steps else "",
+                "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.figures.items()),
+                f"{seconds:.0f} s",
+            )
+        return Group(table, Text(self._summary(len(running))))
+
+    def _summary(self, running: int) -> str:
+        """Return how many runs there are of each fate, as in ``12 of 40 ended: 10 completed, …``."""
+        fates = Counter(
+            self._rows[number].state.removeprefix("finished before").partition(" ")[0].partition(":")[0]
+            or "finished before"
+            for number in self._ended
+        )
+        parts = ", ".join(f"{count} {fate}" for fate, count in fates.items())
+        waiting = len(self._rows) - len(self._ended) - running
+        ended = f"{len(self._ended)} of {len(self._rows)} ended" + (f": {parts}" if parts else "")
+        return f"{ended}; {running} running, {waiting} waiting"

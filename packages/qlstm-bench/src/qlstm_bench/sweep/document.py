@@ -1,0 +1,78 @@
+"""A YAML file that remembers on which line each of its values stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from qlstm_bench.config import ConfigError
+
+Path = tuple[str | int, ...]
+"""Keys and indices that lead to a value, as in ``("grid", "quantizer", 0)``."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """The value of a YAML text, and where its parts stand.
+
+    Args:
+        name: of the file, for messages.
+        value: dicts, lists and scalars.
+        lines: of each part, counted from 1.
+    """
+
+    name: str
+    value: Any
+    lines: dict[Path, int] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Document:
+        """Return the document of a text.
+
+        Raises:
+            ConfigError: not YAML, or a key that is given twice.
+        """
+        try:
+            loader = yaml.SafeLoader(text)
+            try:
+                node = loader.get_single_node()
+                if node is None:
+                    return cls(name, None)
+                lines = dict(_lines(node, (), name))
+                return cls(name, loader.construct_document(node), lines)
+            finally:
+                loader.dispose()
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            reason = getattr(error, "problem", None) or str(error)
+            raise ConfigError(f"{name}{where}: not YAML: {' '.join(reason.split())}") from error
+
+    def where(self, path: Path) -> str:
+        """Return the file and the line of a part, or of the nearest part around it that has one."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.lines:
+                return f"{self.name}, line {self.lines[path[:length]]}"
+        return self.name
+
+
+def _lines(node: yaml.Node, path: Path, name: str) -> Iterator[tuple[Path, int]]:
+    """Yield the line of every part; a mapping's part stands where its key does."""
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _lines(item, (*path, index), name)
+    elif isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise ConfigError(
+                    f"{name}, line {line}: {key.value!r} is given twice, first on line {seen[key.value]}"
+                )
+            seen[key.value] = line
+            yield from _lines(value, (*path, key.value), name)
+            yield (*path, key.value), line
