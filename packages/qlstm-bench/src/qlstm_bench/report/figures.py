@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qlstm_bench.report.collect import Record
-
-# Okabe and Ito's palette, which the colour-blind can tell apart; dashes tell lines apart without colour.
-_COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "qlstm",
-}
+from qlstm_bench.report.svg import COLORS, DASHES, STYLE, to_svg
 
 # Below this a gradient carries nothing: float32 has lost it beside the gradient at the loss.
 _SMALLEST_NORM = 1e-12
@@ -80,8 +69,8 @@ def _look(record: Record, normalizers: Sequence[str]) -> dict[str, Any]:
     index = normalizers.index(record.result.normalizer)
     return {
         "label": record.result.normalizer,
-        "color": _COLORS[index % len(_COLORS)],
-        "linestyle": _DASHES[index % len(_DASHES)],
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": DASHES[index % len(DASHES)],
         "linewidth": 1.6,
     }
 
@@ -101,7 +90,7 @@ def draw_panels(records: Sequence[Record], draw: Draw) -> dict[str, str]:
         records: of one section.
         draw: :func:`draw_curves` or :func:`draw_gradient_norms`.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figures = {
             quantizer: Figure(figsize=(4.4, 3.3), layout="constrained") for quantizer in by_quantizer(records)
         }
@@ -110,7 +99,7 @@ def draw_panels(records: Sequence[Record], draw: Draw) -> dict[str, str]:
             panel.set_title(_title(quantizer), loc="left", fontsize=10)
         for figure in figures.values():
             _legend(figure)
-        return {quantizer: _svg(figure) for quantizer, figure in figures.items()}
+        return {quantizer: to_svg(figure) for quantizer, figure in figures.items()}
 
 
 def draw_overview(records: Sequence[Record], path: Path) -> None:
@@ -121,7 +110,7 @@ def draw_overview(records: Sequence[Record], path: Path) -> None:
         path: of the file.
     """
     quantizers = list(by_quantizer(records))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(quantizers), 5.8), layout="constrained")
         grid = figure.subplots(2, len(quantizers), squeeze=False, sharey="row")
         for row, draw in zip(grid, (draw_curves, draw_gradient_norms), strict=True):
@@ -164,10 +153,3 @@ def _legend(figure: Figure) -> None:
 
 def _none_first(name: str) -> tuple[bool, str]:
     return name != "none", name
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

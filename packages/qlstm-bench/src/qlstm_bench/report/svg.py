@@ -1,0 +1,28 @@
+"""How every figure of a report looks, and its form inside a page."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; dashes tell lines apart without colour.
+COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "qlstm",
+}
+"""For ``matplotlib.rc_context``, around drawing and :func:`to_svg`."""
+
+
+def to_svg(figure: Figure) -> str:
+    """Return a figure as an ``<svg>`` element; the same figure gives the same text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
