@@ -46,6 +46,7 @@ class RunConfig(BaseModel):
         eval_every: optimizer steps between validations; by default every epoch, and at least ten times a run.
         eval_symbols: validate and test on that many first symbols of each part; by default on all.
         log_every: optimizer steps between lines of metrics.jsonl.
+        gradients_every: optimizer steps between recordings of gradient stability; by default there are none.
         checkpoint_seconds: shortest time between two checkpoints.
     """
 
@@ -70,6 +71,7 @@ class RunConfig(BaseModel):
     eval_every: int | None = Field(default=None, ge=1)
     eval_symbols: int | None = Field(default=None, ge=2)
     log_every: int = Field(default=10, ge=1)
+    gradients_every: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
 
     @model_validator(mode="after")

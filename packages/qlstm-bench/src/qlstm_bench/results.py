@@ -36,7 +36,8 @@ class Result(BaseModel):
         metric_title: the same in words.
         metrics: ``baseline_<metric>`` and, as far as the run came, ``valid_<metric>`` (the last),
             ``best_valid_<metric>`` and its ``best_step``, ``test_<metric>``, ``largest_gradient_norm`` (over
-            all parameters, before clipping), ``gradient_growth`` (see :class:`StateGradientNorms`).
+            all parameters, before clipping), and what
+            :func:`qlstm_bench.gradients.measure_stability` and ``clipped_share`` measure.
         gradient_norms: through time, after training, of each layer and direction.
         steps: optimizer steps done.
         storage_bytes: of the recurrent layer as deployed.

@@ -17,7 +17,8 @@ from lightning_fabric import Fabric, seed_everything
 from qlstm_bench import provenance
 from qlstm_bench.clipping import clip_gradients_
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.gradients import StateGradientNorms, task_gradient_norms
+from qlstm_bench.gradients import StateGradientNorms, clipped_share, measure_stability
+from qlstm_bench.gradients.recording import GradientRecorder
 from qlstm_bench.random_state import random_state, restore_random_state
 from qlstm_bench.results import DatasetRecord, Result, Status
 from qlstm_bench.runs import FINISHED, Run, check_writable
@@ -162,6 +163,7 @@ class _Training:
             track_curvature(model, optimizer)  # after fabric has moved the model: it holds on to its buffers
         self.steps = self.config.steps or (self.config.epochs or 0) * task.steps_per_epoch
         self.eval_every = self.config.eval_every or min(task.steps_per_epoch, math.ceil(self.steps / 10))
+        self.recorder = GradientRecorder(run, task, self.config.gradients_every)
         self.step = 0
         self.carried: Any = None
         self.tally = _Tally()
@@ -181,6 +183,7 @@ class _Training:
             self.seconds_before = state["seconds"]
             restore_random_state(state["random"])
         self.run.rewind_metrics(self.step)
+        self.recorder.restore(self.step, self.module)
 
     def checkpoint(self) -> None:
         """Save all that decides how the training goes on."""
@@ -256,6 +259,8 @@ class _Training:
             self.tally = _Tally()
         if self.diverged_at is None and (last or self.step % self.eval_every == 0):
             figures[f"valid_{self.task.metric}"] = self.evaluate("valid")
+        if self.diverged_at is None:
+            figures |= self.recorder.record(self.step, self.module)
         return figures
 
     @torch.no_grad()
@@ -266,8 +271,7 @@ class _Training:
 
     def finish(self) -> Result:
         """Measure what is measured once, at the end, and return the result."""
-        traces = task_gradient_norms(self.task, self.module, self.config.seed)
-        metrics = {"gradient_growth": max(trace.growth for trace in traces)}
+        traces, metrics = measure_stability(self.task, self.module, self.config.seed)
         if self.diverged_at is not None:
             return self.result("diverged", metrics, traces)
         return self.result("completed", metrics | {f"test_{self.task.metric}": self.evaluate("test")}, traces)
@@ -285,6 +289,7 @@ class _Training:
         validated = [(row[f"valid_{metric}"], row["step"]) for row in rows if f"valid_{metric}" in row]
         metrics = {f"baseline_{metric}": self.task.baseline(), **measured}
         if rows:
+            metrics["clipped_share"] = clipped_share(rows)
             metrics["largest_gradient_norm"] = max(row.get("gradient_norm", 0.0) for row in rows)
         if validated:
             metrics[f"valid_{metric}"] = validated[-1][0]

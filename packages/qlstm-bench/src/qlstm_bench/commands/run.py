@@ -61,6 +61,9 @@ def run(
     eval_symbols: Annotated[
         int | None, typer.Option(help="Validate and test on that many first symbols; default: all.")
     ] = None,
+    gradients_every: Annotated[
+        int | None, typer.Option(help="Steps between recordings of gradient stability; default: none.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of every random generator.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
@@ -76,7 +79,7 @@ def run(
         "data": data, "hidden": hidden, "batch": batch, "unroll": unroll, "lr": lr, "clip": clip,
         "steps": steps,
         "epochs": 1 if epochs is None and steps is None else epochs,
-        "eval_every": eval_every, "eval_symbols": eval_symbols,
+        "eval_every": eval_every, "eval_symbols": eval_symbols, "gradients_every": gradients_every,
     }  # fmt: skip
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings |= {

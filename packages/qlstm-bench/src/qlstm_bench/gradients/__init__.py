@@ -8,8 +8,14 @@ from qlstm_bench.gradients.analysis import (
     analyze,
     analyze_task,
 )
-from qlstm_bench.gradients.bounds import Bounds, Inequality
-from qlstm_bench.gradients.metrics import clipped_share, gradient_decades, lambda1_excess
+from qlstm_bench.gradients.bounds import Bounds, Inequality, Lambdas
+from qlstm_bench.gradients.metrics import (
+    clipped_share,
+    gradient_decades,
+    lambda1_excess,
+    measure_stability,
+    stability_figures,
+)
 from qlstm_bench.gradients.normalization import GradientAnalysisError
 from qlstm_bench.gradients.spectral import spectral_norms
 from qlstm_bench.gradients.state_norms import (
@@ -25,6 +31,7 @@ __all__ = [
     "GateSummary",
     "GradientAnalysisError",
     "Inequality",
+    "Lambdas",
     "LayerAnalysis",
     "LayerSummary",
     "StateGradientNorms",
@@ -33,7 +40,9 @@ __all__ = [
     "clipped_share",
     "gradient_decades",
     "lambda1_excess",
+    "measure_stability",
     "spectral_norms",
+    "stability_figures",
     "state_gradient_norms",
     "task_gradient_norms",
     "task_gradients",

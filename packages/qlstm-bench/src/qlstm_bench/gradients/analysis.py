@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qlstm_bench.gradients.bounds import Bounds, lstm_bounds
-from qlstm_bench.gradients.gru_bounds import gru_bounds
+from qlstm_bench.gradients.bounds import Bounds, Lambdas, lstm_bounds, lstm_lambdas
+from qlstm_bench.gradients.gru_bounds import gru_bounds, gru_lambdas
 from qlstm_bench.gradients.normalization import GradientAnalysisError
 from qlstm_bench.gradients.spectral import norm_of_levels, norm_of_signs, sparsity, spectral_norms
 from qlstm_bench.gradients.state_norms import (
@@ -66,7 +66,8 @@ class BoundSummary:
         full_lambda1, quantized_lambda1: medians of proposition 1's λ1 for the same states without
             normaliser: from W, and from Q(W).
         gamma: median of ``‖c_{t−1}‖∞``; of a GRU ``‖h_{t−1}‖∞``.
-        tightness, measured_tightness: median of log10 (right side / left side).
+        tightness, measured_tightness: median of log10 (right side / left side). As ``measured_lambda1``, NaN
+            where both sides were not computed.
         corollary: share of steps at which λ2 = 0 and λ1 ≤ 1: where the gradient cannot grow.
     """
 
@@ -105,13 +106,15 @@ class LayerAnalysis:
 
     Args:
         gradients: of the loss, by state.
-        unrolled, bounds: ``None`` where the bounds are not known: see ``reason``.
+        unrolled, lambdas: ``None`` where the bounds are not known: see ``reason``.
+        bounds: both sides; ``None`` also where they were not asked for.
         full, quantized: the recurrent matrices W and Q(W), ``(gates, hidden, out)``.
         reason: why there are no bounds.
     """
 
     gradients: StateGradients
     unrolled: Unrolled | None
+    lambdas: Lambdas | None
     bounds: Bounds | None
     full: Tensor
     quantized: Tensor
@@ -120,17 +123,22 @@ class LayerAnalysis:
     def summary(self) -> LayerSummary:
         """Return the figures that fit in a table or a line of a file."""
         norms = self.gradients.norms()
-        if self.unrolled is None or self.bounds is None:
+        if self.unrolled is None or self.lambdas is None:
             return LayerSummary(norms, reason=self.reason)
-        full, quantized = spectral_norms(self.full), spectral_norms(self.quantized)
+        acting = self.lambdas.norms
+        same = torch.equal(self.quantized, self.unrolled.directions)
+        quantized = acting if same else spectral_norms(self.quantized)
+        full = quantized if torch.equal(self.full, self.quantized) else spectral_norms(self.full)
         return LayerSummary(
             norms,
             _gate_summaries(self.unrolled, self.quantized, full, quantized),
-            _bound_summary(self.bounds, full, quantized),
+            _bound_summary(self.lambdas, self.bounds, full, quantized),
         )
 
 
-def analyze(layer: RecurrentLayer, loss: Callable[[], Tensor]) -> list[LayerAnalysis]:
+def analyze(
+    layer: RecurrentLayer, loss: Callable[[], Tensor], *, both_sides: bool = True
+) -> list[LayerAnalysis]:
     """Measure a layer on one batch: gradients, spectral norms and bounds, per layer and direction.
 
     Example::
@@ -143,11 +151,12 @@ def analyze(layer: RecurrentLayer, loss: Callable[[], Tensor]) -> list[LayerAnal
     Args:
         layer: the recurrent layer that ``loss`` runs once. In float64 only gradients beyond 1e308 overflow.
         loss: computes ξ, a scalar.
+        both_sides: whether to compute both sides of the inequality; λ1 and λ2 alone cost less.
     """
-    return _analyze(layer, state_gradients(layer, loss))
+    return _analyze(layer, state_gradients(layer, loss), both_sides)
 
 
-def analyze_task(task: Task, model: nn.Module, seed: int) -> list[LayerAnalysis]:
+def analyze_task(task: Task, model: nn.Module, seed: int, *, both_sides: bool = True) -> list[LayerAnalysis]:
     """Measure a task's model on a batch of its validation part, with the loss at the last time step.
 
     As :func:`qlstm_bench.gradients.task_gradients`: a copy is measured, in training mode and in float64.
@@ -156,22 +165,29 @@ def analyze_task(task: Task, model: nn.Module, seed: int) -> list[LayerAnalysis]
         task: prepared.
         model: any model of the task.
         seed: of the copy's random choices.
+        both_sides: whether to compute both sides of the inequality; λ1 and λ2 alone cost less.
     """
     measured = copy.deepcopy(model).double().train()
-    return _analyze(task.recurrent(measured), task_gradients(task, measured, seed))
+    return _analyze(task.recurrent(measured), task_gradients(task, measured, seed), both_sides)
 
 
-def _analyze(layer: RecurrentLayer, gradients: list[StateGradients]) -> list[LayerAnalysis]:
+def _analyze(layer: RecurrentLayer, gradients: list[StateGradients], both_sides: bool) -> list[LayerAnalysis]:
     full, quantized = recurrent_matrices(layer, quantized=False), recurrent_matrices(layer, quantized=True)
     found = []
     for of_layer, w, q in zip(gradients, full, quantized, strict=True):
+        bounds = None
         try:
-            unrolled = Unrolled.of(layer, of_layer)
-            bounds = lstm_bounds(unrolled) if unrolled.gates == "ifgo" else gru_bounds(unrolled)
+            unrolled = Unrolled(layer, of_layer)
+            lstm = unrolled.gates == "ifgo"
+            if both_sides:
+                bounds = lstm_bounds(unrolled) if lstm else gru_bounds(unrolled)
+                lambdas = bounds.lambdas
+            else:
+                lambdas = lstm_lambdas(unrolled) if lstm else gru_lambdas(unrolled)
         except GradientAnalysisError as error:
-            found.append(LayerAnalysis(of_layer, None, None, w, q, str(error)))
+            found.append(LayerAnalysis(of_layer, None, None, None, w, q, str(error)))
         else:
-            found.append(LayerAnalysis(of_layer, unrolled, bounds, w, q))
+            found.append(LayerAnalysis(of_layer, unrolled, lambdas, bounds, w, q))
     return found
 
 
@@ -221,21 +237,26 @@ def _gate_summaries(
     )
 
 
-def _bound_summary(bounds: Bounds, full: Tensor, quantized: Tensor) -> BoundSummary:
-    left = vector_norms(bounds.left)[1:]
-    lambda1, lambda2, right = (values[1:] for values in bounds.over_batch(bounds.proposition))
-    measured1, _, measured_right = (values[1:] for values in bounds.over_batch(bounds.measured))
+def _bound_summary(lambdas: Lambdas, bounds: Bounds | None, full: Tensor, quantized: Tensor) -> BoundSummary:
+    measured = tightness = measured_tightness = math.nan
+    if bounds is not None:
+        left = vector_norms(bounds.left)
+        measured1, _, measured_right = bounds.over_batch(bounds.measured)
+        measured = _median(measured1[1:])
+        measured_tightness = _median((measured_right / left).log10()[1:])
+        tightness = _median((bounds.over_batch(bounds.proposition)[2] / left).log10()[1:])
+    lambda1 = lambdas.lambda1.amax(1)[1:]
     return BoundSummary(
         lambda1=_median(lambda1),
-        lambda2=_median(lambda2),
+        lambda2=_median(lambdas.lambda2.amax(1)[1:]),
         largest_lambda1=lambda1.max().item() if lambda1.numel() else math.nan,
-        measured_lambda1=_median(measured1),
-        full_lambda1=_median(bounds.unnormalized_lambda1(full).amax(1)[1:]),
-        quantized_lambda1=_median(bounds.unnormalized_lambda1(quantized).amax(1)[1:]),
-        gamma=_median(bounds.gamma.amax(1)[1:]),
-        tightness=_median((right / left).log10()),
-        measured_tightness=_median((measured_right / left).log10()),
-        corollary=bounds.corollary[1:].all(1).double().mean().item(),
+        measured_lambda1=measured,
+        full_lambda1=_median(lambdas.unnormalized(full).amax(1)[1:]),
+        quantized_lambda1=_median(lambdas.unnormalized(quantized).amax(1)[1:]),
+        gamma=_median(lambdas.gamma.amax(1)[1:]),
+        tightness=tightness,
+        measured_tightness=measured_tightness,
+        corollary=lambdas.corollary[1:].all(1).double().mean().item(),
     )
 
 

@@ -13,11 +13,54 @@ from qlstm_bench.gradients.unrolled import Unrolled
 
 
 @dataclass(frozen=True)
-class Inequality:
-    """``left ≤ λ1 ‖∂ξ/∂h_k‖ + λ2 ‖∂ξ/∂c_{k+1}‖`` at every step.
+class Lambdas:
+    """``‖∂ξ/∂h_{k−1}‖ ≤ λ1 ‖∂ξ/∂h_k‖ + λ2 ‖∂ξ/∂c_{k+1}‖`` at every step: λ1, λ2 and what they are made of.
+
+    Every tensor has T steps in the order of computation, and one column per sequence, or a single one where
+    all have the same value or act on one another (batch normalisation).
 
     Args:
-        lambda1, lambda2: ``(T, batch)``, or ``(T, 1)`` where sequences act on one another.
+        gates: the letters of the gates' matrices.
+        gamma: ``‖c_{k−1}‖∞``, the paper's γ1, or γ2 over the batch; of a GRU ``‖h_{k−1}‖∞``.
+        norms: spectral norm of each gate's matrix, ``(gates,)``: of D⁻¹W with weight normalisation.
+        stretch: what normalisation multiplies each of them by, ``(T, batch or 1, gates)``.
+        base, weights: λ1 without normalisation is ``base + Σ weights_* ‖W_h*‖``; shaped as stretch.
+        kappa: ``max_j |g_j|/σ_j`` of a normalised cell state, else 1.
+        project: ``‖W_hr‖`` of a projection, else 1.
+        lambda1, lambda2: ``(T, batch or 1)``; λ2 of a GRU is 0.
+    """
+
+    gates: str
+    gamma: Tensor
+    norms: Tensor
+    stretch: Tensor
+    base: float
+    weights: Tensor
+    kappa: Tensor
+    project: Tensor
+    lambda1: Tensor
+    lambda2: Tensor
+
+    @property
+    def corollary(self) -> Tensor:
+        """Whether λ2 = 0 and λ1 ≤ 1, so that the gradient cannot grow in this step: ``(T, batch or 1)``."""
+        return (self.lambda2 == 0) & (self.lambda1 <= 1)
+
+    def unnormalized(self, norms: Tensor) -> Tensor:
+        """Return proposition 1's λ1 for other recurrent matrices, with γ as measured: ``(T, batch or 1)``.
+
+        Args:
+            norms: spectral norm of each gate's matrix, ``(gates,)``.
+        """
+        return self.base + (self.weights * norms).sum(-1)
+
+
+@dataclass(frozen=True)
+class Inequality:
+    """``left ≤ λ1 ‖∂ξ/∂h_k‖ + λ2 ‖∂ξ/∂c_{k+1}‖`` at every step; see :class:`Bounds` for the left side.
+
+    Args:
+        lambda1, lambda2: ``(T, batch or 1)``.
         right: the right side, likewise.
     """
 
@@ -28,58 +71,35 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What passes from one state to the one before it, and how much of it there can be.
+    """What passes from one state to the one before it on a batch, and how much of it there can be.
 
-    Every tensor has T steps in the order of computation, and one column per sequence; one for the whole batch
-    where sequences act on one another (batch normalisation), with norms then over the batch.
+    Every tensor is ``(T, batch)``, or ``(T, 1)`` with norms over the batch where its sequences act on one
+    another; steps are in the order of computation.
 
     Args:
+        lambdas: what the proposition is made of.
         left: norm of what reaches ``h_{k−1}`` through step k. That is ``‖∂ξ/∂h_{k−1}‖`` where the loss reads
             the last state alone and no layer lies above; else ``direct`` comes on top.
         direct: norm of what reaches ``h_{k−1}`` otherwise: from the loss, or from a layer above. The first
             row, of the initial state, is 0.
         dh, dc: ``‖∂ξ/∂h_k‖`` and ``‖∂ξ/∂c_{k+1}‖``; without cell state the latter is 0.
-        gates: the letters of the gates' matrices.
-        gamma: ``‖c_{k−1}‖∞``, the papers' γ1, or γ2 over the batch; of a GRU ``‖h_{k−1}‖∞``.
-        norms: spectral norm of each gate's matrix, ``(gates,)``: of D⁻¹W with weight normalisation.
-        stretch: what normalisation multiplies each of them by, ``(T, batch or 1, gates)``.
-        base, weights: λ1 of a layer without normalisation is ``base + Σ weights_* ‖W_h*‖``, with weights
-            ``(T, batch or 1, gates)``.
-        proposition: λ1 and λ2 as derived, from norms, stretch and γ alone.
-        measured: the same with the gates' slopes as they were on the batch, in place of their maxima.
+        proposition: as derived, from norms, stretch and γ alone.
+        measured: with the gates' slopes as they were on the batch, in place of the most that they can be.
         squared: proposition 4 as printed, on squares; ``None`` but for batch statistics in an LSTM.
         carry: the share of ``∂ξ/∂c_{k+1}`` that reaches c_k at most: the largest forget gate; of a GRU 0.
         through_output: the share of ``∂ξ/∂h_k`` that reaches c_k at most; of a GRU 0.
     """
 
+    lambdas: Lambdas
     left: Tensor
     direct: Tensor
     dh: Tensor
     dc: Tensor
-    gates: str
-    gamma: Tensor
-    norms: Tensor
-    stretch: Tensor
-    base: float
-    weights: Tensor
     proposition: Inequality
     measured: Inequality
     squared: Inequality | None
     carry: Tensor
     through_output: Tensor
-
-    @property
-    def corollary(self) -> Tensor:
-        """Whether λ2 = 0 and λ1 ≤ 1, so that the gradient cannot grow in this step: ``(T, batch or 1)``."""
-        return (self.proposition.lambda2 == 0) & (self.proposition.lambda1 <= 1)
-
-    def unnormalized_lambda1(self, norms: Tensor) -> Tensor:
-        """Return proposition 1's λ1 for other recurrent matrices, with γ as measured: ``(T, batch or 1)``.
-
-        Args:
-            norms: spectral norm of each gate's matrix, ``(gates,)``.
-        """
-        return self.base + (self.weights * norms).sum(-1)
 
     def over_batch(self, inequality: Inequality) -> tuple[Tensor, Tensor, Tensor]:
         """Return λ1, λ2 and the right side for the whole batch, ``(T,)`` each.
@@ -90,8 +110,8 @@ class Bounds:
         return lambda1, lambda2, lambda1 * vector_norms(self.dh) + lambda2 * vector_norms(self.dc)
 
 
-def lstm_bounds(unrolled: Unrolled) -> Bounds:
-    """Return the bounds of an LSTM.
+def lstm_lambdas(unrolled: Unrolled) -> Lambdas:
+    """Return λ1 and λ2 of an LSTM.
 
     With ``a_* = s_* ‖W_h*‖``, s what normalisation can stretch a gradient by, ``p = ‖W_hr‖`` of a projection
     and ``κ = max_j |g_j|/σ_j`` of a normalised cell state (both 1 where there is none):
@@ -101,66 +121,63 @@ def lstm_bounds(unrolled: Unrolled) -> Bounds:
     Source: Hou et al. 2019, propositions 1 to 4; docs/theory.md derives each step and what differs.
     """
     u = unrolled
-    i, f, g, o = (u.x + u.r).unbind(2)
-    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-    cell = u.cell_norm
-    squashed = (u.c if cell is None else cell.output.flatten(2)).tanh()
-    slopes = (g * i * (1 - i), u.c_before * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o))
-    emitted = u.dh if u.path.projection is None else u.dh @ u.path.projection.detach()
-    dr = torch.stack([*(u.dc * slope for slope in slopes[:3]), emitted * slopes[3]], 2)
-    through = u.pull_back(dr)
-
     one = u.dh.new_ones(())
     norms = spectral_norms(u.directions)
-    acting = u.stretch * norms
     project = one if u.path.projection is None else spectral_norms(u.path.projection.detach())
-    kappa = one if cell is None else cell.stretch.amax(-1)
+    kappa = one if u.cell_norm is None else u.cell_norm.stretch.amax(-1)
     gamma = u.largest(u.c_before)
     quarter = torch.full_like(gamma, 0.25)
     weights = torch.stack([quarter, gamma / 4, torch.ones_like(gamma), quarter], -1)
-    lambda1, lambda2 = _lambdas(acting, weights, kappa, project)
+    lambda1, lambda2 = _combine(u.stretch * norms * weights, kappa, project)
+    return Lambdas(u.gates, gamma, norms, u.stretch, 0.0, weights, kappa, project, lambda1, lambda2)
 
+
+def lstm_bounds(unrolled: Unrolled) -> Bounds:
+    """Return both sides of :func:`lstm_lambdas`' inequality."""
+    u, lambdas = unrolled, lstm_lambdas(unrolled)
+    kappa, project = lambdas.kappa, lambdas.project
+    i, f, g, o = (u.x + u.r).unbind(2)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    squashed = (u.c if u.cell_norm is None else u.cell_norm.output.flatten(2)).tanh()
+    slopes = (g * i * (1 - i), u.c_before * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o))
+    emitted = u.dh if u.path.projection is None else u.dh @ u.path.projection.detach()
+    through = u.pull_back(torch.stack([*(u.dc * slope for slope in slopes[:3]), emitted * slopes[3]], 2))
+
+    acting = u.stretch * lambdas.norms
     carry = _following(u.largest(f), at_end=0.0)
-    through_output = project * kappa * u.largest(o * (1 - squashed * squashed))
+    leaving = kappa * u.largest(o * (1 - squashed * squashed))
     steepest = torch.stack([u.largest(slope) for slope in slopes], -1)
-    tight1, tight2 = _lambdas(acting, steepest, through_output / project, project)
+    tight1, tight2 = _combine(acting * steepest, leaving, project)
     tight2 = carry * tight2
 
     dh = u.over_batch(u.dh)
     dc = u.over_batch(_following(u.dc, at_end=0.0))
+    lambda1, lambda2 = lambdas.lambda1, lambdas.lambda2
     return Bounds(
+        lambdas=lambdas,
         left=u.over_batch(through),
         direct=direct_norms(u, through),
         dh=dh,
         dc=dc,
-        gates=u.gates,
-        gamma=gamma,
-        norms=norms,
-        stretch=u.stretch,
-        base=0.0,
-        weights=weights,
         proposition=Inequality(lambda1, lambda2, lambda1 * dh + lambda2 * dc),
         measured=Inequality(tight1, tight2, tight1 * dh + tight2 * dc),
-        squared=_squared(acting, gamma, kappa, project, dh, dc) if u.couples else None,
+        squared=_squared(lambdas, dh, dc) if u.couples else None,
         carry=carry,
-        through_output=through_output,
+        through_output=project * leaving,
     )
 
 
-def _lambdas(acting: Tensor, weights: Tensor, kappa: Tensor, project: Tensor) -> tuple[Tensor, Tensor]:
-    """Return λ1 and λ2 from the gates' norms, and the largest slope of each."""
-    terms = acting * weights
+def _combine(terms: Tensor, kappa: Tensor, project: Tensor) -> tuple[Tensor, Tensor]:
+    """Return λ1 and λ2 from what each gate adds, ``(T, batch or 1, gates)``."""
     of_cell = terms[..., :3].sum(-1)
     return project * (kappa * of_cell + terms[..., 3]), of_cell
 
 
-def _squared(
-    acting: Tensor, gamma: Tensor, kappa: Tensor, project: Tensor, dh: Tensor, dc: Tensor
-) -> Inequality:
+def _squared(lambdas: Lambdas, dh: Tensor, dc: Tensor) -> Inequality:
     """Return proposition 4: ``left² ≤ λ1 ‖∂ξ/∂h_k‖² + λ2 ‖∂ξ/∂c_{k+1}‖²``, norms over the batch."""
-    a_i, a_f, a_g, a_o = acting.square().unbind(-1)
-    lambda2 = a_i / 2 + gamma.square() / 2 * a_f + 8 * a_g
-    lambda1 = project.square() * (kappa.square() * lambda2 + a_o / 4)
+    a_i, a_f, a_g, a_o = (lambdas.stretch * lambdas.norms).square().unbind(-1)
+    lambda2 = a_i / 2 + lambdas.gamma.square() / 2 * a_f + 8 * a_g
+    lambda1 = lambdas.project.square() * (lambdas.kappa.square() * lambda2 + a_o / 4)
     return Inequality(lambda1, lambda2, lambda1 * dh.square() + lambda2 * dc.square())
 
 

@@ -6,10 +6,38 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from qlstm_bench.gradients.analysis import LayerSummary
+from torch import nn
+
+from qlstm_bench.gradients.analysis import LayerSummary, analyze_task
 from qlstm_bench.gradients.state_norms import StateGradientNorms
+from qlstm_bench.tasks import Task
 
 _SMALLEST, _LARGEST = math.ulp(0.0), sys.float_info.max
+
+
+def measure_stability(
+    task: Task, model: nn.Module, seed: int
+) -> tuple[list[StateGradientNorms], dict[str, float]]:
+    """Return a model's gradient norms, and its ``gradient_growth`` and :func:`stability_figures`.
+
+    Args:
+        task: prepared.
+        model: any model of the task; it stays as it is.
+        seed: of the random choices of the copy that is measured.
+    """
+    layers = [layer.summary() for layer in analyze_task(task, model, seed, both_sides=False)]
+    norms = [layer.norms for layer in layers]
+    growth = max(of_layer.growth for of_layer in norms)
+    return norms, {"gradient_growth": growth, **stability_figures(layers)}
+
+
+def stability_figures(layers: Sequence[LayerSummary]) -> dict[str, float]:
+    """Return ``gradient_decades`` and, where λ1 is known, ``lambda1`` and ``lambda1_excess``."""
+    figures = {"gradient_decades": gradient_decades(layer.norms for layer in layers)}
+    known = [layer.bounds.lambda1 for layer in layers if layer.bounds is not None]
+    if known:
+        figures |= {"lambda1": max(known), "lambda1_excess": lambda1_excess(max(known))}
+    return figures
 
 
 def gradient_decades(norms: Iterable[StateGradientNorms]) -> float:
@@ -38,7 +66,6 @@ def clipped_share(rows: Iterable[Mapping[str, float]]) -> float:
     return clipped / before if before else 0.0
 
 
-def lambda1_excess(layers: Iterable[LayerSummary]) -> float:
-    """Return by how much the largest layer's λ1 exceeds 1, or 0; NaN where no λ1 is known."""
-    known = [layer.bounds.lambda1 for layer in layers if layer.bounds is not None]
-    return max(0.0, max(known) - 1.0) if known else math.nan
+def lambda1_excess(lambda1: float) -> float:
+    """Return by how much λ1 exceeds 1, or 0."""
+    return max(0.0, lambda1 - 1.0)

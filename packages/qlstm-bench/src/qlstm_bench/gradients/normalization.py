@@ -23,12 +23,12 @@ class Normalization:
 
         ``∂ξ/∂x = (g ⊙ Δ − mean(g ⊙ Δ) − z ⊙ mean(g ⊙ Δ ⊙ z)) / σ``
 
-    which is a diagonal matrix g, then one whose eigenvalues lie in [0, 1], divided by σ: the gradient grows by
-    at most ``max |g_j| / σ_j``. Running statistics take no part in the derivative: both means are then absent.
-    So is the first where the normaliser does not centre.
+    which is a diagonal matrix g, then one whose eigenvalues lie in [0, 1], divided by σ: the gradient grows
+    by at most ``max |g_j| / σ_j``. Running statistics take no part in the derivative: both means are then
+    absent. So is the first where the normaliser does not centre.
 
     Args:
-        z: ``(T, batch, gates, rows)``.
+        deviation: x − μ, ``(T, batch, gates, rows)``.
         sigma: σ with ε in it, ``√(v + ε)``: ``(T, batch, gates, 1)`` over features, ``(T, 1, gates, rows)``
             over the batch.
         gain: g, ``(gates, rows)``.
@@ -38,7 +38,7 @@ class Normalization:
         couples: whether sequences of the batch act on one another.
     """
 
-    z: Tensor
+    deviation: Tensor
     sigma: Tensor
     gain: Tensor
     bias: Tensor | float
@@ -71,12 +71,12 @@ class Normalization:
             )
             axis_of_means = None
         else:
-            mean = x.mean(axis, keepdim=True) if normalizer.centered else torch.zeros((), dtype=x.dtype)
-            variance = (x - mean.to(x)).square().mean(axis, keepdim=True)
+            mean = x.mean(axis, keepdim=True) if normalizer.centered else x.new_zeros(())
+            variance = (x - mean).square().mean(axis, keepdim=True)
             axis_of_means = axis
         sigma = (variance + eps).sqrt()
         return cls(
-            z=(x - mean.to(x)) / sigma,
+            deviation=x - mean,
             sigma=sigma.detach(),
             gain=gain.detach(),
             bias=bias.detach() if isinstance(bias, Tensor) else 0.0,
@@ -92,7 +92,7 @@ class Normalization:
     @property
     def output(self) -> Tensor:
         """The normalised ``(T, batch, gates, rows)``."""
-        return self.gain * self.z + self.bias
+        return self.gain * (self.deviation / self.sigma) + self.bias
 
     @property
     def stretch(self) -> Tensor:
@@ -104,7 +104,8 @@ class Normalization:
         scaled = self.gain * gradient
         if self.axis is None:
             return scaled / self.sigma
-        along = self.z * (scaled * self.z).mean(self.axis, keepdim=True)
+        z = self.deviation / self.sigma
+        along = z * (scaled * z).mean(self.axis, keepdim=True)
         centre = scaled.mean(self.axis, keepdim=True) if self.centered else 0.0
         return (scaled - centre - along) / self.sigma
 

@@ -8,57 +8,63 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-4
-_BLOCK = 8
-_STEPS = 250
-_POWERS = 4  # products between two orthogonalisations, which cost more than a product does
+_CHECKED_EVERY = 8
 
 
 @torch.no_grad()
 def spectral_norms(matrices: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """Return the largest singular value of each matrix, by power iteration on a block of vectors.
+    """Return the largest singular value of each matrix, by power iteration that keeps all its vectors.
 
-    Iterates ``V ← orth(WᵀW V)`` and takes from the block the best approximation v to the first right singular
-    vector (Rayleigh and Ritz), until for each matrix ``‖WᵀW v − σ² v‖ ≤ tolerance · σ²`` with ``σ = ‖W v‖``.
-    A singular value then lies within ``tolerance/2 · σ`` of σ, which itself never exceeds the largest. A
-    block sees several of the largest at once, so that it converges where two are nearly equal. What has not
-    converged after 1000 products gets a singular value decomposition.
+    From the span of ``v, Av, A²v, …`` with ``A = WᵀW`` and a random v (the Lanczos iteration) it takes the
+    best approximation u of the first right singular vector, until ``‖A u − σ² u‖ ≤ tolerance · σ²`` with
+    ``σ = ‖W u‖`` for each matrix. A singular value then lies within ``tolerance/2 · σ`` of σ, which never
+    exceeds the largest; the error of σ is about the tolerance's square. Plain power iteration keeps the last
+    vector alone and needs hundreds of products where the largest values are close, as in random matrices.
 
     Args:
-        matrices: ``(…, rows, cols)``, floating point, finite.
-        tolerance: relative, of the residual; the error of σ is about its square. 1e-4 suits float64, 1e-3
-            float32.
+        matrices: ``(…, rows, cols)``, floating point.
+        tolerance: relative; 1e-4 suits float64, 1e-3 float32.
 
     Returns:
-        ``(…)``, on the matrices' device and in their dtype.
+        ``(…)``, on the matrices' device and in their dtype; infinite for a matrix that is not finite.
 
-    Source: Golub and Van Loan, Matrix Computations, section 8.2 (orthogonal iteration).
+    Source: Golub and Van Loan, Matrix Computations, sections 8.2 (power iteration) and 10.1 (Lanczos).
     """
     if matrices.numel() == 0:
         return matrices.new_zeros(matrices.shape[:-2])
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    if flat.shape[-1] > flat.shape[-2]:
-        flat = flat.transpose(-1, -2)
-    scale = flat.abs().amax((-2, -1), keepdim=True)
-    flat = flat / torch.where(scale > 0, scale, torch.ones_like(scale))
+    w = matrices.reshape(-1, *matrices.shape[-2:])
+    w = w.transpose(-1, -2) if w.shape[-1] > w.shape[-2] else w
+    finite = w.isfinite().all(-1).all(-1)
+    w = torch.where(finite[:, None, None], w, torch.zeros_like(w))
+    scale = w.abs().amax((-2, -1), keepdim=True)
+    w = w / torch.where(scale > 0, scale, torch.ones_like(scale))
+    count, _, size = w.shape
     generator = torch.Generator().manual_seed(0)
-    block = torch.randn(flat.shape[-1], min(_BLOCK, flat.shape[-1]), generator=generator, dtype=torch.float64)
-    vectors = torch.linalg.qr(block.to(flat)).Q.expand(len(flat), -1, -1)
-    for _ in range(_STEPS):
-        products = flat.transpose(-1, -2) @ (flat @ vectors)
-        values, rotation = torch.linalg.eigh(vectors.transpose(-1, -2) @ products)
-        top, turn = values[:, -1], rotation[:, :, -1:]
-        residual = torch.linalg.vector_norm((products - top[:, None, None] * vectors) @ turn, dim=(-2, -1))
-        if bool((residual <= tolerance * top).all()):
-            norms = top.clamp(min=0).sqrt()
-            break
-        unit = torch.where(top > 0, top, torch.ones_like(top))[:, None, None]
-        for _ in range(_POWERS - 1):
-            products = flat.transpose(-1, -2) @ (flat @ (products / unit))
-        vectors = torch.linalg.qr(products).Q
-    else:
-        norms = torch.linalg.matrix_norm(flat, ord=2)
-    result: Tensor = (norms * scale[:, 0, 0]).reshape(matrices.shape[:-2])
-    return result
+    v = torch.randn(size, 1, generator=generator, dtype=torch.float64).to(w).expand(count, -1, -1)
+    v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
+    basis = w.new_zeros(count, size, 0)
+    tridiagonal = w.new_zeros(count, size, size)
+    tiny = 10 * torch.finfo(w.dtype).eps * w.square().sum((-2, -1))  # what rounding makes of a zero
+    top = w.new_zeros(count)
+    for k in range(size):
+        basis = torch.cat([basis, v], -1)
+        v = w.transpose(-1, -2) @ (w @ v)
+        for _ in range(2):  # twice: rounding leaves a part of the earlier vectors the first time
+            overlap = basis.transpose(-1, -2) @ v
+            v = v - basis @ overlap
+            tridiagonal[:, k, k] += overlap[:, k, 0]
+        beta = torch.linalg.vector_norm(v, dim=(1, 2))
+        if k + 1 == size or k % _CHECKED_EVERY == _CHECKED_EVERY - 1:
+            values, vectors = torch.linalg.eigh(tridiagonal[:, : k + 1, : k + 1])
+            top = values[:, -1]
+            if bool((beta * vectors[:, -1, -1].abs() <= tolerance * top + tiny).all()):
+                break
+        if k + 1 < size:
+            beta = torch.where(beta > tiny, beta, torch.zeros_like(beta))
+            tridiagonal[:, k, k + 1] = tridiagonal[:, k + 1, k] = beta
+            v = v / torch.where(beta > 0, beta, torch.full_like(beta, torch.inf))[:, None, None]
+    norms = torch.where(finite, top.clamp(min=0).sqrt() * scale[:, 0, 0], torch.full_like(top, torch.inf))
+    return norms.reshape(matrices.shape[:-2])
 
 
 def sparsity(matrices: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -15,79 +14,84 @@ from qlstm_core.interfaces import acts_on_weights
 from qlstm_core.layers.sequence import Path, quantize_state
 
 
-@dataclass(frozen=True)
 class Unrolled:
     """What a layer in one direction computed, by step; step k leads from state k − 1 to state k.
 
     Steps are in the order of computation, which is that of time or its reverse. All tensors are detached.
 
     Args:
-        layer, direction: which.
+        layer: that was measured, or the copy of it.
+        gradients: from :func:`qlstm_bench.gradients.state_gradients`.
+
+    Attributes:
         path: quantized weights, normalisers, biases.
         quantized: whether a quantizer acts on the recurrent weights.
         reweighted: whether a normaliser does.
-        x, r: the two sides of the gates, ``(T, batch, gates, hidden)``.
-        h_before, c_before: the state that each step starts from, ``(T, batch, features)``; ``c_before`` is
-            empty, ``(0,)``, for a cell without cell state.
-        c: the cell state that each step makes.
-        dh, dc: ``∂ξ/∂h_k`` and ``∂ξ/∂c_k`` of the state that it makes.
+
+    Raises:
+        GradientAnalysisError: sequences of different lengths.
     """
 
-    layer: int
-    direction: int
-    path: Path
-    quantized: bool
-    reweighted: bool
-    x: Tensor
-    r: Tensor
-    h_before: Tensor
-    c_before: Tensor
-    c: Tensor
-    dh: Tensor
-    dc: Tensor
-
-    @classmethod
-    def of(cls, layer: RecurrentLayer, gradients: StateGradients) -> Unrolled:
-        """Gather the steps of one layer and direction.
-
-        Args:
-            layer: that was measured, or the copy of it.
-            gradients: from :func:`qlstm_bench.gradients.state_gradients`.
-
-        Raises:
-            GradientAnalysisError: sequences of different lengths.
-        """
+    def __init__(self, layer: RecurrentLayer, gradients: StateGradients) -> None:
         trace = gradients.trace
         if len({len(h) for h in trace.h}) > 1:
             raise GradientAnalysisError(
                 "gradient bounds are for sequences of one length, got some that end before others"
             )
-        back = trace.direction == 1
-
-        def stack(tensors: list[Tensor]) -> Tensor:
-            ordered = tensors[::-1] if back else tensors
-            return torch.stack([t.detach() for t in ordered]) if ordered else trace.h[0].new_empty(0)
-
-        def before(initial: Tensor, states: Tensor) -> Tensor:
-            return torch.cat([initial.detach().unsqueeze(0), states[:-1]])
-
-        h, c = stack(trace.h), stack(trace.c)
-        suffix = f"_l{trace.layer}{'_reverse' if back else ''}"
+        self._gradients = gradients
+        self.path = trace.path
+        suffix = f"_l{trace.layer}{'_reverse' if trace.direction else ''}"
         norm = dict(layer.normalizers.items()).get(f"hh{suffix}")
-        return cls(
-            layer=trace.layer,
-            direction=trace.direction,
-            path=trace.path,
-            quantized=any(f"{key}{suffix}" in layer.quantizers for key in ("hh", "inner", "outer")),
-            reweighted=isinstance(norm, Normalizer) and acts_on_weights(norm),
-            x=stack(trace.x),
-            r=stack(trace.r),
-            h_before=before(trace.initial[0], h),
-            c_before=before(trace.initial[1], c) if trace.c else c,
-            c=c,
-            dh=stack(gradients.h),
-            dc=stack(gradients.c),
+        self.quantized = any(f"{key}{suffix}" in layer.quantizers for key in ("hh", "inner", "outer"))
+        self.reweighted = isinstance(norm, Normalizer) and acts_on_weights(norm)
+
+    def _stack(self, tensors: list[Tensor]) -> Tensor:
+        """Return ``(T, batch, …)``, in the order of computation; ``(0,)`` where the cell has none."""
+        if not tensors:
+            return self._gradients.h[0].new_empty(0)
+        return torch.stack(
+            [t.detach() for t in (tensors[::-1] if self._gradients.trace.direction else tensors)]
         )
+
+    def _before(self, index: int, states: Tensor) -> Tensor:
+        if not states.numel():
+            return states
+        return torch.cat([self._gradients.trace.initial[index].detach().unsqueeze(0), states[:-1]])
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The input's side of the gates, N(W_x x_k) + b: ``(T, batch, gates, hidden)``."""
+        return self._stack(self._gradients.trace.x)
+
+    @cached_property
+    def r(self) -> Tensor:
+        """The recurrent side of the gates, N(W_h h_{k−1}) + b: ``(T, batch, gates, hidden)``."""
+        return self._stack(self._gradients.trace.r)
+
+    @cached_property
+    def h_before(self) -> Tensor:
+        """The hidden state that each step starts from, ``(T, batch, out)``."""
+        return self._before(0, self._stack(self._gradients.trace.h))
+
+    @cached_property
+    def c_before(self) -> Tensor:
+        """The cell state that each step starts from, ``(T, batch, hidden)``; ``(0,)`` where there is none."""
+        return self._before(1, self.c)
+
+    @cached_property
+    def c(self) -> Tensor:
+        """The cell state that each step makes, ``(T, batch, hidden)``; ``(0,)`` where there is none."""
+        return self._stack(self._gradients.trace.c)
+
+    @cached_property
+    def dh(self) -> Tensor:
+        """``∂ξ/∂h_k`` of the state that each step makes, ``(T, batch, out)``."""
+        return self._stack(self._gradients.h)
+
+    @cached_property
+    def dc(self) -> Tensor:
+        """``∂ξ/∂c_k`` of the state that each step makes, ``(T, batch, hidden)``."""
+        return self._stack(self._gradients.c)
 
     @property
     def gates(self) -> str:
