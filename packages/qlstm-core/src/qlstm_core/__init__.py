@@ -1,5 +1,7 @@
 """Recurrent layers with 1- to few-bit weights."""
 
+from typing import TYPE_CHECKING, Any
+
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.curvature import track_curvature
 from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
@@ -14,6 +16,9 @@ from qlstm_core.layers import (
     record_states,
 )
 
+if TYPE_CHECKING:
+    from qlstm_core.packed.recurrent import PackedGRU, PackedLSTM, pack
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -23,11 +28,25 @@ __all__ = [
     "FactorizedLSTM",
     "GroupedLSTM",
     "Normalizer",
+    "PackedGRU",
+    "PackedLSTM",
     "Quantizer",
     "RecurrentLayer",
     "StateTrace",
+    "pack",
     "readable_loop",
     "record_states",
     "straight_through",
     "track_curvature",
 ]
+
+_PACKED = frozenset({"PackedGRU", "PackedLSTM", "pack"})
+
+
+def __getattr__(name: str) -> Any:
+    # Numba, which packed inference needs, costs as much time to import as all the rest.
+    if name in _PACKED:
+        from qlstm_core.packed import recurrent
+
+        return getattr(recurrent, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

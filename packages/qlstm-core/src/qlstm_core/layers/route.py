@@ -123,7 +123,7 @@ def _fused_obstacle(path: Path, x: Tensor, batch_sizes: Sequence[int]) -> str | 
         return f"the fused path computes in float32 or float64, here {x.dtype} meets {dtype}"
     norms = [norm for norm in (path.norm_ih, path.norm_hh, path.norm_cell) if norm is not None]
     for norm in norms:
-        if (obstacle := _norm_obstacle(norm, dtype)) is not None:
+        if (obstacle := norm_obstacle(norm, dtype)) is not None:
             return f"{type(norm).__name__} {obstacle}"
     if len({norm.statistics for norm in norms}) > 1:
         return "statistics over features and over the batch meet"
@@ -132,7 +132,7 @@ def _fused_obstacle(path: Path, x: Tensor, batch_sizes: Sequence[int]) -> str | 
     return None
 
 
-def _norm_obstacle(norm: Normalizer, dtype: torch.dtype) -> str | None:
+def norm_obstacle(norm: Normalizer, dtype: torch.dtype) -> str | None:
     """Return why the normaliser is not known to compute what its contract promises with ``statistics``."""
     if norm.statistics is None:
         return "declares no statistics"

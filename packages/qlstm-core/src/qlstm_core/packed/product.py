@@ -14,7 +14,7 @@ from qlstm_core.packed.format import RUN, PackedMatrix, aligned
 
 
 @compiled()
-def rescale(sums: Any, scale: float, total: int, row_scales: Any, row_offsets: Any, out: Any) -> None:
+def rescale(sums: Any, scale: Any, total: Any, row_scales: Any, row_offsets: Any, out: Any) -> None:
     """Scale a kernel's integers for one column: ``W x = scale · (offset · Σq + Σ_k scales_k · S_k)``.
 
     Args:
@@ -22,20 +22,37 @@ def rescale(sums: Any, scale: float, total: int, row_scales: Any, row_offsets: A
         scale: of the activations, float32.
         total: ``Σq``.
         row_scales: ``(sums per row, rows)`` float32, see :meth:`PackedMatrix.row_scales`.
-        row_offsets: ``(rows,)`` float32.
+        row_offsets: ``(rows,)`` float32, or none.
         out: ``(rows,)`` float32, written.
     """
     count, rows = row_scales.shape
-    whole = np.float32(total)
-    for r in range(rows):
-        out[r] = row_offsets[r] * whole
+    if count == 1:
+        # Without planes in between, sums are in the order of the rows.
+        own = row_scales[0]
+        for r in range(rows):
+            out[r] = scale * (own[r] * np.float32(sums[r]))
+    else:
+        _rescale_planes(sums, scale, row_scales, out)
+    if len(row_offsets):
+        whole = scale * np.float32(total)
+        for r in range(rows):
+            out[r] += row_offsets[r] * whole
+
+
+@compiled(None)
+def _rescale_planes(sums: Any, scale: Any, row_scales: Any, out: Any) -> None:
+    count, rows = row_scales.shape
     for k in range(count):
+        own = row_scales[k]
         for first in range(0, rows, RUN):
-            at = first * count + RUN * k
-            for j in range(min(RUN, rows - first)):
-                out[first + j] += row_scales[k, first + j] * np.float32(sums[at + j])
-    for r in range(rows):
-        out[r] *= scale
+            run = sums[first * count + RUN * k :]
+            scales, to = own[first:], out[first:]
+            if k == 0:
+                for j in range(min(RUN, rows - first)):
+                    to[j] = scale * (scales[j] * np.float32(run[j]))
+            else:
+                for j in range(min(RUN, rows - first)):
+                    to[j] += scale * (scales[j] * np.float32(run[j]))
 
 
 @compiled()

@@ -1,0 +1,128 @@
+"""The gates of one step, behind the products: normalisation, non-linearities and the new state.
+
+Arguments that the functions share, with S = groups · gates segments, of which segment ``q · gates + k`` is
+gate k of group q:
+    x, p: the input's and the state's products, ``(rows, S, units)``; of x the rows from ``first`` on.
+    factor_x, factor_p, shift: ``(steps, S, units)``, of which ``step`` is taken.
+    moments_x, moments_p: ``NO_MOMENTS``, ``RMS`` or ``LAYER``, with ``eps_x``, ``eps_p``.
+    h: ``(rows, groups, units)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qlstm_core.fastmath import sigmoid, tanh
+from qlstm_core.jit import compiled
+from qlstm_core.packed.program import LAYER, NO_MOMENTS
+from qlstm_core.vectors import first, lanes, load, only, store, total, zero
+
+
+@compiled(None)
+def _moments(p: Any, row: int, s: int, kind: int, eps: Any) -> tuple[Any, Any]:
+    """Return the mean μ, 0 without centring, and ``1/√(v + eps)``."""
+    units = p.shape[2]
+    mean, scale = np.float32(0), np.float32(1)
+    if kind == LAYER:
+        sums = zero(p)
+        for j in range(0, units, lanes(p)):
+            sums = sums + load(p, row, s, j, first(p, units - j))
+        mean = total(sums) / np.float32(units)
+    if kind != NO_MOMENTS:
+        squares = zero(p)
+        for j in range(0, units, lanes(p)):
+            inside = first(p, units - j)
+            centred = load(p, row, s, j, inside) - mean
+            squares = squares + only(centred * centred, inside)
+        scale = np.float32(1) / np.sqrt(total(squares) / np.float32(units) + eps)
+    return mean, scale
+
+
+@compiled(None)
+def standardize(p: Any, rows: int, kind: int, eps: Any) -> None:
+    """``p = (p − μ) / √(v + eps)``, segment by segment, of the first ``rows`` rows."""
+    if kind == NO_MOMENTS:
+        return
+    for row in range(rows):
+        for s in range(p.shape[1]):
+            mean, scale = _moments(p, row, s, kind, eps)
+            for j in range(0, p.shape[2], lanes(p)):
+                inside = first(p, p.shape[2] - j)
+                store(p, row, s, j, inside, (load(p, row, s, j, inside) - mean) * scale)
+
+
+@compiled(None, forceinline=True)
+def _side(p: Any, row: int, s: int, j: int, inside: Any, factor: Any, step: int) -> Any:
+    return load(p, row, s, j, inside) * load(factor, step, s, j, inside)
+
+
+@compiled(None, forceinline=True)
+def _sum(
+    x: Any, from_x: int, p: Any, row: int, s: int, j: int, inside: Any,
+    factor_x: Any, factor_p: Any, shift: Any, step: int,
+) -> Any:  # fmt: skip
+    """Return the pre-activation that both sides make together."""
+    both = _side(x, from_x, s, j, inside, factor_x, step) + _side(p, row, s, j, inside, factor_p, step)
+    return both + load(shift, step, s, j, inside)
+
+
+@compiled(None)
+def lstm(
+    x: Any, first_x: int, p: Any, rows: int, factor_x: Any, factor_p: Any, shift: Any, step: int,
+    moments_c: int, eps_c: Any, factor_c: Any, shift_c: Any, h: Any, c: Any,
+) -> None:  # fmt: skip
+    """Write the new state of an LSTM.
+
+    Args:
+        moments_c, eps_c, factor_c, shift_c: the cell state's normaliser; arrays ``(steps, groups, units)``,
+            or none without steps.
+        c: ``(rows, groups, units)``.
+    """
+    units = p.shape[2]
+    plain = factor_c.shape[0] == 0
+    for r in range(rows):
+        for q in range(c.shape[1]):
+            s = 4 * q
+            for j in range(0, units, lanes(p)):
+                inside = first(p, units - j)
+                i = sigmoid(_sum(x, first_x + r, p, r, s, j, inside, factor_x, factor_p, shift, step))
+                f = sigmoid(_sum(x, first_x + r, p, r, s + 1, j, inside, factor_x, factor_p, shift, step))
+                g = tanh(_sum(x, first_x + r, p, r, s + 2, j, inside, factor_x, factor_p, shift, step))
+                o = sigmoid(_sum(x, first_x + r, p, r, s + 3, j, inside, factor_x, factor_p, shift, step))
+                new = f * load(c, r, q, j, inside) + i * g
+                store(c, r, q, j, inside, new)
+                # Where the cell state is normalised, gate o waits in h until all of it is known.
+                store(h, r, q, j, inside, o * tanh(new) if plain else o)
+            if plain:
+                continue
+            mean, scale = _moments(c, r, q, moments_c, eps_c)
+            for j in range(0, units, lanes(p)):
+                inside = first(p, units - j)
+                z = (load(c, r, q, j, inside) - mean) * scale
+                squashed = tanh(z * load(factor_c, step, q, j, inside) + load(shift_c, step, q, j, inside))
+                store(h, r, q, j, inside, load(h, r, q, j, inside) * squashed)
+
+
+@compiled(None)
+def gru(
+    x: Any, first_x: int, p: Any, rows: int, factor_x: Any, factor_p: Any, shift: Any, new_shift: Any,
+    step: int, h: Any,
+) -> None:  # fmt: skip
+    """Write the new state of a GRU.
+
+    Args:
+        new_shift: added to the state's side of the last gate, ``(steps, 1, units)``.
+    """
+    units = p.shape[2]
+    one = np.float32(1)
+    for r in range(rows):
+        for j in range(0, units, lanes(p)):
+            inside = first(p, units - j)
+            reset = sigmoid(_sum(x, first_x + r, p, r, 0, j, inside, factor_x, factor_p, shift, step))
+            update = sigmoid(_sum(x, first_x + r, p, r, 1, j, inside, factor_x, factor_p, shift, step))
+            own = _side(x, first_x + r, 2, j, inside, factor_x, step) + load(shift, step, 2, j, inside)
+            past = _side(p, r, 2, j, inside, factor_p, step) + load(new_shift, step, 0, j, inside)
+            new = tanh(own + reset * past)
+            store(h, r, 0, j, inside, (one - update) * new + update * load(h, r, 0, j, inside))

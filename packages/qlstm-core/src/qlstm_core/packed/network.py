@@ -1,0 +1,152 @@
+"""What a packed network consists of, before it becomes arrays for the kernels or bytes of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlstm_core.packed.bits import Bits
+
+Floats = NDArray[np.float32]
+Matrix = Bits | Floats
+"""A weight, ``(gates, rows, cols)``: bits, or plain float32."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The sizes and options that shape a network.
+
+    Args:
+        family: whose gates.
+        input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size: as the layer's.
+        groups: independent groups of each layer.
+        rank: of factorized weights, else ``None``.
+        labels: quantizers and normalisers as the layer shows them, for people to read.
+    """
+
+    family: Literal["lstm", "gru"]
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    bidirectional: bool = False
+    proj_size: int = 0
+    groups: tuple[int, ...] = (1,)
+    rank: int | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def gates(self) -> int:
+        """Gates of the family."""
+        return 4 if self.family == "lstm" else 3
+
+    @property
+    def output_size(self) -> int:
+        """Features of the hidden state and of one direction's output."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def directions(self) -> int:
+        """1, or 2 when bidirectional."""
+        return 2 if self.bidirectional else 1
+
+    def cells(self) -> Iterator[tuple[int, int]]:
+        """Yield every ``(layer, direction)``, in the order of the states."""
+        for layer in range(self.num_layers):
+            for direction in range(self.directions):
+                yield layer, direction
+
+    def layer_input_size(self, layer: int) -> int:
+        """Features that a layer receives."""
+        return self.input_size if layer == 0 else self.output_size * self.directions
+
+    def shapes(self, layer: int) -> dict[str, tuple[int, int, int]]:
+        """Return the ``(gates, rows, cols)`` of each matrix of one layer and direction."""
+        hidden, out, gates = self.hidden_size, self.output_size, self.gates
+        size = self.layer_input_size(layer)
+        projection = {"hr": (1, self.proj_size, hidden)} if self.proj_size else {}
+        if self.rank is not None:
+            return {"outer": (gates, hidden, self.rank), "inner": (1, self.rank, size + out), **projection}
+        k = self.groups[layer]
+        return {
+            "ih": (gates * k, hidden // k, size // k),
+            "hh": (gates * k, hidden // k, out // k),
+            **projection,
+        }
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normaliser of activations: ``gain ⊙ (x − μ) / √(v + eps) + bias``.
+
+    Args:
+        statistics: ``"features"``: moments of each segment as it comes; ``"batch"``: those kept in training.
+        centered: whether μ is subtracted.
+        eps: added to the variance.
+        gain: ``(segments, units)``.
+        bias: the same, or ``None``.
+        running: mean and variance, ``(steps, segments, units)`` each, of ``"batch"``; step t uses row
+            ``min(t, steps − 1)``.
+    """
+
+    statistics: Literal["features", "batch"]
+    centered: bool
+    eps: float
+    gain: Floats
+    bias: Floats | None
+    running: tuple[Floats, Floats] | None = None
+
+    def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what remains behind the moments: factor and shift, ``(steps, segments, units)``."""
+        gain = self.gain.astype(np.float64)[None]
+        bias = np.zeros_like(gain) if self.bias is None else self.bias.astype(np.float64)[None]
+        if self.running is None:
+            return gain, bias
+        mean, var = (r.astype(np.float64) for r in self.running)
+        factor = gain / np.sqrt(var + self.eps)
+        return factor, bias - mean * factor
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One layer in one direction.
+
+    Args:
+        matrices: by the keys of :meth:`Config.shapes`.
+        factors: ``"ih"``, ``"hh"`` → ``(segments, units)``: what a normaliser of weights multiplies the rows
+            with.
+        norms: ``"ih"``, ``"hh"``, ``"cell"`` → normalisers of activations.
+        bias: added after normalisation, ``(segments, units)``; of a GRU without normaliser ``(4, units)``,
+            whose last row stands inside the reset gate's product. ``None`` without bias.
+    """
+
+    matrices: dict[str, Matrix]
+    factors: dict[str, Floats]
+    norms: dict[str, Norm]
+    bias: Floats | None
+
+    def tensors(self) -> dict[str, Any]:
+        """Return every array but the matrices', by name."""
+        found: dict[str, Any] = {f"factor_{key}": factor for key, factor in self.factors.items()}
+        for key, norm in self.norms.items():
+            found[f"norm_{key}.gain"] = norm.gain
+            if norm.bias is not None:
+                found[f"norm_{key}.bias"] = norm.bias
+            if norm.running is not None:
+                found[f"norm_{key}.mean"], found[f"norm_{key}.var"] = norm.running
+        if self.bias is not None:
+            found["bias"] = self.bias
+        return found
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole network: what is packed, stored and run."""
+
+    config: Config
+    cells: tuple[Cell, ...]

@@ -1,0 +1,269 @@
+"""A packed network as the few arrays that compiled code runs from.
+
+Everything of variable size lies in two arrays, bits in ``blocks`` and numbers in ``floats``; a row of
+``matrices`` says where one matrix lies in them, a row of ``cells`` what one layer in one direction consists
+of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlstm_core.bitplanes import BitPlanes
+from qlstm_core.packed.activations import ENTRY_LIMIT
+from qlstm_core.packed.bits import Bits
+from qlstm_core.packed.format import PackedMatrix, aligned, pack
+from qlstm_core.packed.network import Cell, Config, Floats, Network, Norm
+
+LANES = 64
+"""Rows of a tile of a matrix of floats."""
+COLUMNS = 8
+"""Vectors that are multiplied at a time: few enough for their tables and sums to stay in the cache."""
+CHUNK = 16
+"""Rows of a sequence whose input products are made ahead, where a batch has fewer."""
+
+NO_MOMENTS, RMS, LAYER = 0, 1, 2
+"""Which moments are computed: none, the mean square, mean and variance."""
+
+NOWHERE = -1
+"""In place of a number of a matrix or of a start in ``floats``: there is none."""
+
+
+def _record(integers: str, floats: str = "") -> np.dtype[np.void]:
+    return np.dtype([(n, np.int64) for n in integers.split()] + [(n, np.float32) for n in floats.split()])
+
+
+MATRIX = _record("at tiles groups rows cols pairing sums scales offsets")
+"""One matrix. ``at``: where blocks start (of a matrix of floats, ``tiles`` tiles of 64 rows); ``groups``,
+``pairing``, ``sums``: as :class:`PackedMatrix`, of floats 0; ``scales``, ``offsets``: where those of the rows
+start in ``floats``."""
+
+CELL = _record(
+    "split units parts inner_ih outer_ih inner_hh outer_hh hr norm_ih norm_hh norm_cell "
+    "steps factor_ih factor_hh shift new_shift factor_cell shift_cell",
+    "eps_ih eps_hh eps_cell",
+)
+"""One layer in one direction. ``split``: independent groups. A path's matrices start at ``outer``, one for
+each group; before them comes ``inner``, of low rank, if there is one. ``hr``: the projection. ``parts``:
+vectors, each split into the groups, that stand one after the other in the input. ``norm``: which moments.
+``factor_ih`` and what follows: where arrays of ``(steps, segments, units)`` start in ``floats``."""
+
+PLACES = _record(
+    "padded codes tables sums scales norms totals low_rank input_side recurrent_side raw below above"
+)
+"""Where each part of the workspace starts, in bytes."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Arrays for :func:`qlstm_core.packed.engine.engine`.
+
+    Args:
+        config: the network's.
+        activation_bits: 8, 12 or 16.
+        cells: ``(layers · directions,)`` of ``CELL``.
+        matrices: ``(number,)`` of ``MATRIX``.
+        blocks: uint8.
+        floats: float32.
+    """
+
+    config: Config
+    activation_bits: int
+    cells: NDArray[np.void]
+    matrices: NDArray[np.void]
+    blocks: NDArray[np.uint8]
+    floats: Floats
+
+    @property
+    def pairings(self) -> tuple[int, ...]:
+        """The pairings of all matrices of bits, see :attr:`PackedMatrix.pairing`."""
+        bits = self.matrices[self.matrices["sums"] > 0]
+        return tuple(sorted({int(pairing) for pairing in bits["pairing"]}))
+
+    def places(self, batch: int, rows: int) -> tuple[NDArray[np.void], int]:
+        """Return where each part of the workspace starts, one of ``PLACES``, and the size of all in bytes.
+
+        Args:
+            batch: sequences at the first step.
+            rows: of the whole sequence.
+        """
+        c, m = self.config, self.matrices
+        chunk = min(rows, CHUNK + batch)
+        columns = min(COLUMNS, chunk)
+        groups = int(m["groups"].max())
+        tables = (1 if self.activation_bits == 8 else 2) * 16 * groups
+        length = int((m["tiles"] * np.where(m["pairing"] > 0, 32, 64)).max())
+        gates = c.gates * c.hidden_size
+        between = rows * c.output_size * c.directions if c.num_layers > 1 else 0
+        sizes = {
+            "padded": 4 * max(4 * groups, int(m["cols"].max())),
+            "codes": columns * 10 * groups,
+            "tables": columns * tables,
+            "sums": 4 * columns * length,
+            "scales": 4 * columns,
+            "norms": 4 * columns,
+            "totals": 4 * columns,
+            "low_rank": 4 * columns * (c.rank or 0),
+            "input_side": 4 * chunk * gates,
+            "recurrent_side": 4 * batch * gates,
+            "raw": 4 * batch * c.hidden_size if c.proj_size else 0,
+            "below": 4 * between,
+            "above": 4 * between,
+        }
+        starts = np.zeros(1, PLACES)
+        end = 0
+        for name, size in sizes.items():
+            starts[name] = end
+            end += -(-size // 64) * 64
+        return starts, end
+
+
+def build(network: Network, activation_bits: int) -> Program:
+    """Lay out a network for the kernels.
+
+    Raises:
+        ValueError: another ``activation_bits`` than 8, 12 and 16.
+    """
+    if activation_bits not in ENTRY_LIMIT:
+        raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits!r}")
+    builder = _Builder()
+    config = network.config
+    cells = np.zeros(len(network.cells), CELL)
+    for index, (layer, _) in enumerate(config.cells()):
+        row, cell, groups = cells[index], network.cells[index], config.groups[layer]
+        row["split"], row["units"] = groups, config.hidden_size // groups
+        row["parts"] = config.directions if groups > 1 and layer > 0 else 1
+        _place_matrices(builder, row, cell, config, groups)
+        _place_norms(builder, row, cell, config, groups)
+    blocks = aligned((sum(b.size for b in builder.blocks),), np.uint8)
+    np.concatenate(builder.blocks or [blocks], out=blocks)
+    floats = aligned((builder.size,), np.float32)
+    np.concatenate(builder.floats, out=floats)
+    return Program(config, activation_bits, cells, np.array(builder.matrices, MATRIX), blocks, floats)
+
+
+class _Builder:
+    """Appends matrices and numbers; each starts on a cache line."""
+
+    def __init__(self) -> None:
+        self.matrices: list[tuple[int, ...]] = []
+        self.blocks: list[NDArray[np.uint8]] = []
+        self.floats: list[Floats] = []
+        self.size = 0
+
+    def put(self, array: NDArray[Any]) -> int:
+        """Append numbers and return where they start."""
+        start = self.size
+        flat = np.zeros(-(-array.size // 16) * 16, np.float32)
+        flat[: array.size] = array.reshape(-1)
+        self.floats.append(flat)
+        self.size += len(flat)
+        return start
+
+    def put_blocks(self, packed: PackedMatrix) -> int:
+        """Append blocks and return where they start."""
+        start = sum(b.size for b in self.blocks)
+        padding = np.zeros(-packed.blocks.size % 64, np.uint8)
+        self.blocks += [packed.blocks.reshape(-1), padding]
+        return start
+
+    def place(self, matrix: BitPlanes | Floats, factor: Floats | None, same: int = -1) -> int:
+        """Append a matrix, its rows times ``factor``, and return its number.
+
+        Args:
+            matrix: the weight.
+            factor: ``(gates, rows)``.
+            same: the number of the same matrix, placed before, whose blocks are taken.
+        """
+        if isinstance(matrix, BitPlanes):
+            packed = pack(matrix)
+            rows, cols = packed.shape[0] * packed.shape[1], packed.shape[2]
+            scales, offsets = packed.row_scales(), packed.row_offsets()
+            if factor is not None:
+                scales, offsets = scales * factor.reshape(-1), offsets * factor.reshape(-1)
+            at = self.put_blocks(packed) if same < 0 else self.matrices[same][0]
+            place = self.put(scales), NOWHERE if packed.offset is None else self.put(offsets)
+            kind = packed.pairing, packed.sums
+            self.matrices.append((at, len(packed.blocks), packed.groups, rows, cols, *kind, *place))
+        else:
+            dense = matrix if factor is None else matrix * factor[..., None]
+            rows, cols = dense.shape[0] * dense.shape[1], dense.shape[2]
+            tiles = -(-rows // LANES)
+            padded = np.zeros((tiles * LANES, cols), np.float32)
+            padded[:rows] = dense.reshape(rows, cols)
+            at = self.put(padded.reshape(tiles, LANES, cols).swapaxes(1, 2))
+            self.matrices.append((at, tiles, 0, rows, cols, 0, 0, NOWHERE, NOWHERE))
+        return len(self.matrices) - 1
+
+
+def _place_matrices(builder: _Builder, row: Any, cell: Cell, config: Config, groups: int) -> None:
+    factors = cell.factors
+    given = {key: m.unpack() if isinstance(m, Bits) else m for key, m in cell.matrices.items()}
+    row["inner_ih"] = row["inner_hh"] = row["hr"] = NOWHERE
+    if config.rank is not None:
+        row["outer_ih"] = builder.place(given["outer"], factors.get("ih"))
+        row["outer_hh"] = builder.place(given["outer"], factors.get("hh"), same=int(row["outer_ih"]))
+        features = given["inner"].shape[-1] - config.output_size
+        row["inner_ih"] = builder.place(_part(given["inner"], slice(None), slice(features)), None)
+        row["inner_hh"] = builder.place(_part(given["inner"], slice(None), slice(features, None)), None)
+    else:
+        for key in ("ih", "hh"):
+            row[f"outer_{key}"] = len(builder.matrices)
+            for group in range(groups):
+                own = slice(group * config.gates, (group + 1) * config.gates)
+                factor = factors[key][own] if key in factors else None
+                builder.place(_part(given[key], own, slice(None)), factor)
+    if config.proj_size:
+        row["hr"] = builder.place(given["hr"], None)
+
+
+def _part(matrix: BitPlanes | Floats, gates: slice, cols: slice) -> BitPlanes | Floats:
+    if not isinstance(matrix, BitPlanes):
+        return matrix[gates, :, cols]
+    offset = None if matrix.offset is None else matrix.offset[gates]
+    return BitPlanes(matrix.signs[:, gates, :, cols], matrix.scales[:, gates], offset)
+
+
+def _place_norms(builder: _Builder, row: Any, cell: Cell, config: Config, groups: int) -> None:
+    """Place what follows the moments, all shifts in one where they are only ever added."""
+    gates, units = config.gates, config.hidden_size // groups
+    one, zero = np.ones((1, groups * gates, units)), np.zeros((1, groups * gates, units))
+    sides = [cell.norms[key].affine() if key in cell.norms else (one, zero) for key in ("ih", "hh")]
+    steps = max(len(factor) for factor, _ in sides)
+    cell_norm = cell.norms.get("cell")
+    if cell_norm is not None:
+        sides.append(cell_norm.affine())
+        steps = max(steps, len(sides[2][0]))
+    sides = [(_to_steps(factor, steps), _to_steps(shift, steps)) for factor, shift in sides]
+    row["steps"] = steps
+    row["new_shift"] = row["factor_cell"] = row["shift_cell"] = NOWHERE
+    row["factor_ih"], row["factor_hh"] = builder.put(sides[0][0]), builder.put(sides[1][0])
+    shift, recurrent = sides[0][1].copy(), sides[1][1].copy()
+    if cell.bias is not None:
+        shift += cell.bias[: groups * gates]
+        if len(cell.bias) > groups * gates:
+            recurrent[:, -1] += cell.bias[-1]
+    if config.family == "gru":
+        # The reset gate stands between the two sides of the last gate.
+        row["new_shift"] = builder.put(recurrent[:, -1])
+        recurrent[:, -1] = 0
+    row["shift"] = builder.put(shift + recurrent)
+    if cell_norm is not None:
+        row["factor_cell"], row["shift_cell"] = (builder.put(array) for array in sides[2])
+    for key in ("ih", "hh", "cell"):
+        norm = cell.norms.get(key)
+        row[f"norm_{key}"], row[f"eps_{key}"] = _moments(norm), 0.0 if norm is None else norm.eps
+
+
+def _to_steps(array: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+    return array[np.minimum(np.arange(steps), len(array) - 1)]
+
+
+def _moments(norm: Norm | None) -> int:
+    if norm is None or norm.statistics == "batch":
+        return NO_MOMENTS
+    return LAYER if norm.centered else RMS

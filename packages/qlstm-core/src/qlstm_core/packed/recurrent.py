@@ -1,0 +1,213 @@
+"""Packed recurrent networks: what :func:`pack` returns, and how they are called."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from qlstm_core.layers import RecurrentLayer
+from qlstm_core.layers.checks import (
+    TOKEN_DTYPES,
+    check_dimensions,
+    check_features,
+    check_state,
+    check_tokens,
+)
+from qlstm_core.packed.dispatch import choose
+from qlstm_core.packed.engine import engine
+from qlstm_core.packed.extract import extract
+from qlstm_core.packed.format import aligned
+from qlstm_core.packed.network import Network
+from qlstm_core.packed.program import Program, build
+
+Array = Tensor | NDArray[Any]
+
+DEFAULT_ACTIVATION_BITS = 12
+"""The fastest tables whose error stays below 1e-3."""
+
+_NO_TOKENS = np.zeros(0, np.int64)
+
+
+class PackedLayer:
+    """A recurrent network with its weights as bits, ready to run on the CPU.
+
+    Args:
+        network: its content.
+        activation_bits: bits of a table entry, the sum of four activations: 8, 12 or 16; default 12.
+
+    Attributes:
+        network: the content.
+        activation_bits: of the tables.
+        kernel: name of the kernel that runs, see :func:`qlstm_core.packed.dispatch.choose`.
+    """
+
+    states: ClassVar[tuple[str, ...]]
+
+    def __init__(self, network: Network, activation_bits: int | None = None) -> None:
+        self.network = network
+        self.activation_bits = DEFAULT_ACTIVATION_BITS if activation_bits is None else activation_bits
+        self._program: Program = build(network, self.activation_bits)
+        kernel = choose()
+        self.kernel = kernel.name
+        p = self._program
+        self._run = engine(kernel, self.activation_bits, p.pairings)
+        self._arrays = (len(self.states) == 1, p.cells, p.matrices, p.blocks, p.floats)
+
+    def __call__(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
+        """Run whole sequences; shapes, states and errors as of the layer that was packed.
+
+        Args:
+            x: float32, ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``), ``(T,
+                input_size)`` unbatched, or a ``PackedSequence``; or integer tokens (int32 or int64) without
+                the last dimension, which stand for one-hot vectors. A torch tensor on the CPU or a NumPy
+                array.
+            state: ``(h_0, c_0)`` of an LSTM, ``h_0`` of a GRU; zeros when ``None``.
+
+        Returns:
+            Output of the last layer and the final state, as tensors where ``x`` is one, else as arrays.
+
+        Raises:
+            ValueError, RuntimeError: shapes, dtypes and tokens that do not fit, as the layer raises.
+        """
+        given = (
+            None if state is None else (state,) if isinstance(state, Tensor | np.ndarray) else tuple(state)
+        )
+        states = None if given is None else tuple(_tensor(s) for s in given)
+        if isinstance(x, PackedSequence):
+            return self._call_packed(x, states)
+        output, final = self._call_padded(_tensor(x), states)
+        if isinstance(x, np.ndarray):
+            return output.numpy(), _state(tuple(s.numpy() for s in final))
+        return output, _state(final)
+
+    def _call_padded(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        config = self.network.config
+        tokens = x.dtype in TOKEN_DTYPES and x.dim() <= 2
+        batched = check_dimensions(type(self).__name__, x, state, features=0 if tokens else 1)
+        if not batched:
+            x = x.unsqueeze(1)
+            state = None if state is None else tuple(s.unsqueeze(1) for s in state)
+        elif config.batch_first:
+            x = x.transpose(0, 1)
+        self._check_input(x, tokens, packed=False)
+        steps, batch = x.shape[:2]
+        if steps == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        y, final = self._sequence(x.flatten(0, 1), state, np.full(steps, batch, np.int64))
+        y = y.unflatten(0, (steps, batch))
+        if not batched:
+            return y.squeeze(1), tuple(s.squeeze(1) for s in final)
+        return (y.transpose(0, 1) if config.batch_first else y), final
+
+    def _call_packed(self, packed: PackedSequence, state: tuple[Tensor, ...] | None) -> tuple[Any, Any]:
+        x, batch_sizes, sorted_indices, unsorted_indices = packed
+        self._check_input(_tensor(x), x.dtype in TOKEN_DTYPES and x.dim() == 1, packed=True)
+        if state is not None and sorted_indices is not None:
+            state = tuple(s.index_select(1, sorted_indices) for s in state)
+        y, final = self._sequence(_tensor(x), state, batch_sizes.numpy())
+        if unsorted_indices is not None:
+            final = tuple(s.index_select(1, unsorted_indices) for s in final)
+        return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), _state(final)
+
+    def _check_input(self, x: Tensor, tokens: bool, packed: bool) -> None:
+        if tokens:
+            check_tokens(x, self.network.config.input_size)
+        else:
+            check_features(x, torch.float32, self.network.config.input_size, packed)
+
+    def _sequence(
+        self, x: Tensor, state: tuple[Tensor, ...] | None, sizes: NDArray[np.int64]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run ``(rows, features)`` or tokens ``(rows,)`` through all layers."""
+        config = self.network.config
+        batch, rows = int(sizes[0]), len(x)
+        h, c = self._start(state, batch)
+        y = np.empty((rows, config.output_size * config.directions), np.float32)
+        starts = np.cumsum(sizes) - sizes
+        places, size = self._program.places(batch, rows)
+        inputs = _inputs(x, config.input_size)
+        self._run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, aligned((size,), np.uint8), places)
+        return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.states)])
+
+    def _shapes(self, batch: int) -> list[tuple[int, int, int]]:
+        config = self.network.config
+        cells = len(self.network.cells)
+        return [(cells, batch, config.output_size), (cells, batch, config.hidden_size)][: len(self.states)]
+
+    def _start(self, state: tuple[Tensor, ...] | None, batch: int) -> tuple[Any, Any]:
+        """Return copies of the initial state; c of a GRU has no features."""
+        shapes = self._shapes(batch)
+        if state is None:
+            arrays = [np.zeros(shape, np.float32) for shape in shapes]
+        else:
+            check_state(type(self).__name__, state, shapes)
+            arrays = [np.array(s.detach().float().numpy(), order="C") for s in state]
+        if len(arrays) == 1:
+            arrays.append(np.zeros((shapes[0][0], batch, 0), np.float32))
+        return arrays[0], arrays[1]
+
+
+class PackedLSTM(PackedLayer):
+    """An LSTM of any form with its weights as bits; see :func:`pack`."""
+
+    states = ("h", "c")
+
+
+class PackedGRU(PackedLayer):
+    """A GRU with its weights as bits; see :func:`pack`."""
+
+    states = ("h",)
+
+
+def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLayer:
+    """Pack a trained layer: what it computes in ``eval()``, with quantized weights as bits.
+
+    Normalisers are folded in; the layer stays as it is.
+
+    Example::
+
+        packed = pack(LSTM(50, 512, quantizer="bwn", normalizer="layer"))
+        y, state = packed(torch.randn(100, 1, 50))
+
+    Args:
+        layer: an LSTM, GRU, FactorizedLSTM or GroupedLSTM with at least one quantized weight.
+        activation_bits: bits of a table entry: 8 is fastest, 16 most precise; default 12.
+
+    Returns:
+        A :class:`PackedLSTM`, or a :class:`PackedGRU`.
+
+    Raises:
+        TypeError: no layer of these families.
+        ValueError: a quantizer or normaliser that cannot be packed, naming it and what can; weights that are
+            not finite; another ``activation_bits``.
+    """
+    network = extract(layer)
+    family = PackedLSTM if network.config.family == "lstm" else PackedGRU
+    return family(network, activation_bits)
+
+
+def _tensor(x: Any) -> Tensor:
+    """Return a tensor on the CPU, without gradient, that shares memory where it can."""
+    if isinstance(x, np.ndarray):
+        return torch.from_numpy(x if x.flags.writeable and x.flags.c_contiguous else x.copy())
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected a torch tensor or a NumPy array, got {type(x).__name__}")
+    if x.device.type != "cpu":
+        raise ValueError(f"packed networks run on the CPU, got a tensor on {x.device}: use .cpu()")
+    return x.detach()
+
+
+def _inputs(x: Tensor, features: int) -> tuple[Any, Any]:
+    """Return vectors and tokens, one of them without rows."""
+    if x.is_floating_point():
+        return np.ascontiguousarray(x.float().numpy()), _NO_TOKENS
+    return np.empty((0, features), np.float32), np.ascontiguousarray(x.numpy(), np.int64)
+
+
+def _state(state: tuple[Any, ...]) -> Any:
+    return state if len(state) > 1 else state[0]
