@@ -17,7 +17,8 @@ from torch import nn
 
 from qlstm_bench.config import RunConfig
 from qlstm_bench.data import DataError
-from qlstm_bench.tasks.char_lm import CharLM, count_segments, cut_streams, segment
+from qlstm_bench.tasks.char_lm import CharLM
+from qlstm_bench.tasks.streams import count_segments, cut_streams, segment
 
 
 def prepared(data: str, **settings: Any) -> CharLM:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,36 +13,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlstm_bench.data import DATASETS, DataError, load_text
-from qlstm_bench.data.stdlib import MAX_BYTES, load_stdlib
-from qlstm_bench.data.text import Text, encode, split_text
+from qlstm_bench.data import DataError, load_text
+from qlstm_bench.data.encoding import Corpus, encode
+from qlstm_bench.data.stdlib import MAX_BYTES, stdlib_corpus
+from qlstm_bench.data.text import Text
 
 texts = st.text(st.characters(codec="utf-8"), max_size=200)
 
 
-@given(st.lists(texts, min_size=1, max_size=3))
+def characters(*parts: str) -> Text:
+    return encode(Corpus("toy", "0" * 64, tuple(lambda p=part: [p] for part in parts)), "characters")
+
+
+def whole(text: Text) -> str:
+    return "".join(text.decode(text.split(name)) for name in ("train", "valid", "test"))
+
+
+@given(st.lists(texts, min_size=3, max_size=3))
 def test_encoding_keeps_every_character(parts: list[str]) -> None:
-    symbols, codes = encode(parts)
-    assert symbols == "".join(sorted(set("".join(parts))))
-    for part, code in zip(parts, codes, strict=True):
-        assert "".join(symbols[c] for c in code) == part
-        assert code.dtype == np.uint8  # no text of 200 characters has more than 256 symbols
+    text = characters(*parts)
+    assert text.symbols == "".join(sorted(set("".join(parts))))
+    for part, name in zip(parts, ("train", "valid", "test"), strict=True):
+        assert text.decode(text.split(name)) == part
+        assert text.split(name).dtype == np.uint8  # no text of 600 characters here has more than 256 symbols
 
 
 def test_more_than_256_symbols_take_two_bytes() -> None:
     many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
-    symbols, (codes,) = encode([many])
-    assert symbols == many
-    assert codes.dtype == np.uint16
-    assert codes.tolist() == list(range(300))
+    text = characters(many)
+    assert text.symbols == many
+    assert text.train.dtype == np.uint16
+    assert whole(text) == many
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=10, max_size=300))
-def test_split_is_80_10_10_in_order(text: str) -> None:
-    parts = split_text("toy", text, "")
-    assert "".join(parts.decode(parts.split(name)) for name in ("train", "valid", "test")) == text
-    assert len(parts.train) == int(len(text) * 0.8 + 1e-9)
-    assert abs(len(parts.valid) - len(parts.test)) <= 1
+def test_split_is_80_10_10_in_order(content: str) -> None:
+    text = characters(content)
+    assert whole(text) == content
+    assert len(text.train) == int(len(content) * 0.8 + 1e-9)
+    assert abs(len(text.valid) - len(text.test)) <= 1
 
 
 def test_a_file_of_the_user_is_split_and_hashed(tmp_path: Path) -> None:
@@ -47,7 +59,7 @@ def test_a_file_of_the_user_is_split_and_hashed(tmp_path: Path) -> None:
     path.write_bytes("\ufeffnaïve\r\ntext, 20 chars".encode())
     text = load_text(str(path))
     assert text.name == "mine.txt"
-    assert text.decode(np.concatenate([text.train, text.valid, text.test])) == "naïve\r\ntext, 20 chars"
+    assert whole(text) == "naïve\r\ntext, 20 chars"
     assert text.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -83,37 +95,164 @@ def test_a_name_wins_over_a_file_of_the_same_name(tmp_path: Path) -> None:
 
 
 def test_stdlib_is_printable_python() -> None:
-    text = load_stdlib()
+    text = load_text("stdlib-char")
     everything = text.decode(np.concatenate([text.train[:100_000], text.valid[:1000]]))
     assert set(everything) <= {"\n", *map(chr, range(0x20, 0x7F))}
     assert "\nimport " in everything
     assert "\ndef " in everything
     size = len(text.train) + len(text.valid) + len(text.test)
     assert 1_000_000 < size <= MAX_BYTES
-    assert text.sha256 == load_stdlib().sha256
+    assert text.sha256 == load_text("stdlib-char").sha256
 
 
 def test_stdlib_takes_whole_modules_in_order_and_drops_other_characters(tmp_path: Path) -> None:
     (tmp_path / "glob.py").write_bytes("# é\ttab\nx = 1\n".encode())
     (tmp_path / "ast.py").write_bytes(b"first\n")
     (tmp_path / "not_a_module_of_python.py").write_bytes(b"left out\n")
-    text = load_stdlib(tmp_path)
-    assert text.decode(np.concatenate([text.train, text.valid, text.test])) == "first\n# tab\nx = 1\n"
+    text = encode(stdlib_corpus(tmp_path), "characters")
+    assert whole(text) == "first\n# tab\nx = 1\n"
 
 
 def test_stdlib_without_sources_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"no module sources .* use a Python that ships its sources, or --data"
     ):
-        load_stdlib(tmp_path)
+        stdlib_corpus(tmp_path)
 
 
-def test_penn_treebank_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def given_files(monkeypatch: pytest.MonkeyPatch, folder: Path, contents: list[bytes]) -> None:
+    """Let the next files that a dataset is made from have these contents."""
+    paths = []
+    for number, content in enumerate(contents):
+        paths.append(folder / f"part{number}")
+        paths[-1].write_bytes(content)
+    remaining = iter(paths)
+    monkeypatch.setattr("qlstm_bench.data.corpora.fetch", lambda dataset, file: next(remaining))
+
+
+def test_penn_treebank_characters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The published format: symbols at even positions, blanks between, ``_`` for the space, lines kept."""
-    contents = iter([b"a b _ c \n a ", b"_ b ", b"c \n "])
-    monkeypatch.setattr("qlstm_bench.data.catalogue.read_checked", lambda dataset, file: next(contents))
-    dataset = DATASETS["ptb-char"]
-    text: Text = dataset.load(dataset)
+    given_files(monkeypatch, tmp_path, [b"a b _ c \n a ", b"_ b ", b"c \n "])
+    text = load_text("ptb-char")
     assert text.symbols == "\n abc"
     assert [text.decode(text.split(name)) for name in ("train", "valid", "test")] == ["ab c\na", " b", "c\n"]
     assert text.sha256 == hashlib.sha256(b"a b _ c \n a _ b c \n ").hexdigest()
+
+
+def test_penn_treebank_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A sentence a line, whose end is a word; words by frequency; what training has not is unknown."""
+    given_files(monkeypatch, tmp_path, [b" the <unk> sat \n the cat \n", b" the dog \n", b" cat \n"])
+    text = load_text("ptb-word", "words")
+    assert text.symbols == ["<eos>", "the", "<unk>", "cat", "sat"]
+    assert text.decode(text.train) == "the <unk> sat <eos> the cat <eos>"
+    assert text.decode(text.valid) == "the <unk> <eos>"
+    assert text.decode(text.test) == "cat <eos>"
+
+
+def test_text8_is_split_90_5_5_and_read_from_its_archive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = "".join(np.random.default_rng(0).choice(list("abc "), 2000))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("text8", content)
+    given_files(monkeypatch, tmp_path, [buffer.getvalue()])
+    text = load_text("text8")
+    assert [len(text.split(name)) for name in ("train", "valid", "test")] == [1800, 100, 100]
+    assert whole(text) == content
+
+
+def test_billion_words_come_from_their_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Training shards in any order, held-out files 0 and 1 of fifty, words below three times unknown."""
+    files = {
+        "x/training-monolingual.tokenized.shuffled/news.en-00002-of-00100": b"a b\na c\n",
+        "x/heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050": b"b d\n",
+        "x/heldout-monolingual.tokenized.shuffled/news.en.heldout-00001-of-00050": b"a\n",
+        "x/heldout-monolingual.tokenized.shuffled/news.en.heldout-00010-of-00050": b"never read\n",
+        "x/training-monolingual.tokenized.shuffled/news.en-00001-of-00100": b"b a b c\n",
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    given_files(monkeypatch, tmp_path, [buffer.getvalue()])
+    text = load_text("billion-word", "words")
+    assert text.symbols == ["<eos>", "a", "b", "<unk>"]
+    assert text.decode(text.train) == "a b <eos> a <unk> <eos> b a b <unk> <eos>"
+    assert (text.decode(text.valid), text.decode(text.test)) == ("a <eos>", "b <unk> <eos>")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("a b c d e f g h i j k l m n o p a b c\n", "repeats at least two words"),
+        (
+            "a b " * 40 + "c d e f g h i j k l",
+            "100% of the words of its test part are not in its training part",
+        ),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_named(tmp_path: Path, content: str, problem: str) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text(content)
+    with pytest.raises(DataError, match=problem):
+        load_text(str(path), "words")
+
+
+def test_a_dataset_of_another_kind_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'mnist' holds sequences, this task needs words: .*ptb-word"):
+        load_text("mnist", "words")
+    with pytest.raises(DataError, match=r"'ptb-word' holds words, this task needs characters: .*ptb-char"):
+        load_text("ptb-word")
+
+
+def test_a_large_text_is_encoded_once_and_mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Beyond the limit the codes are in a file; the second time, the text itself is not read."""
+    path = tmp_path / "large.txt"
+    path.write_text("the cat the dog the end\n" * 100)
+    for unit in ("characters", "words"):
+        small = load_text(str(path), unit)  # type: ignore[arg-type]
+        monkeypatch.setattr("qlstm_bench.data.encoding.IN_MEMORY_BYTES", 100)
+        for again in (False, True):
+            if again:
+                monkeypatch.setattr("qlstm_bench.data.encoding._read", None)
+            large = load_text(str(path), unit)  # type: ignore[arg-type]
+            assert isinstance(large.train.base, np.memmap)
+            assert list(large.symbols) == list(small.symbols)
+            assert large.sha256 == small.sha256
+            for name in ("train", "valid", "test"):
+                np.testing.assert_array_equal(large.split(name), small.split(name))
+        monkeypatch.undo()
+        monkeypatch.setenv("QLSTM_CACHE", str(tmp_path / "cache"))
+    folders = list((tmp_path / "cache" / "encoded").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        (folder / "codes.npy").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"damaged.*remove the folder"):
+        load_text(str(path))
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("QLSTM_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("qlstm_bench.data.encoding.IN_MEMORY_BYTES", 100)
+    path = tmp_path / "large.txt"
+    path.write_text("the cat the dog the end\n" * 100)
+    with pytest.raises(DataError, match=r"cannot be written to.*QLSTM_CACHE"):
+        load_text(str(path))
+
+
+def test_text_from_a_program() -> None:
+    """A torch Dataset of strings is the text of its lines; a mapping of three is split already."""
+    lines = ["the cat sat", "the dog sat", "the end"]
+    text = load_text(lines)
+    assert whole(text) == "the cat sat\nthe dog sat\nthe end\n"
+    assert load_text(text) is text
+    parts = load_text({"train": lines * 2, "valid": lines[:1], "test": lines[1:]}, "words")
+    assert parts.decode(parts.valid) == "the cat sat <eos>"
+    with pytest.raises(DataError, match="items of a text must be strings, got int"):
+        load_text([1, 2, 3])
+    with pytest.raises(DataError, match="expected the parts train, valid, test, got train"):
+        load_text({"train": lines})

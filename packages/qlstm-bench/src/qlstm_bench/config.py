@@ -15,6 +15,12 @@ from qlstm_bench.errors import BenchError
 from qlstm_core.plugins.errors import suggest
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
+Cell = Literal["lstm", "gru", "f-lstm", "g-lstm"]
+OptimizerName = Literal["adam", "sgd", "adagrad"]
+Clipping = Literal["global", "apart"]
+
+_CELL_OPTIONS = {"proj": ("lstm", "f-lstm", "g-lstm"), "rank": ("f-lstm",), "groups": ("g-lstm",)}
+"""Settings that some cells have, and which."""
 
 _NOT_PART_OF_THE_RESULT = {"log_every", "checkpoint_seconds"}
 
@@ -28,23 +34,39 @@ class RunConfig(BaseModel):
 
     Args:
         task: a task's name, with options if it has any, as in ``name:option=value``.
-        data: a dataset's name or a file.
+        data: a dataset's name or a file; in a program also an object, of which the name is kept here.
         quantizer: as for :class:`qlstm_core.LSTM`, in text form.
         normalizer: likewise.
+        cell: ``lstm``, ``gru``, ``f-lstm`` (factorized) or ``g-lstm`` (grouped).
         hidden: units of each recurrent layer.
         layers: recurrent layers.
-        dropout: between recurrent layers.
+        proj: size of the projected state, of an LSTM of any kind; by default the state is not projected.
+        rank: of an F-LSTM's product; by default the layer's own, 512.
+        groups: of a G-LSTM, one number or one for each layer; by default the layer's own, 4.
+        dropout: between recurrent layers, and where else the task has it.
         epochs: passes over the training part; give this or ``steps``.
         steps: optimizer steps; give this or ``epochs``.
         batch: sequences trained side by side.
-        unroll: time steps of truncated back-propagation.
-        lr: Adam's learning rate.
-        clip: largest norm of the gradient, over all parameters; a longer one is scaled down to it.
+        unroll: time steps of truncated back-propagation; not given where whole sequences are read.
+        optimizer: ``adam``, ``sgd`` or ``adagrad``.
+        lr: its learning rate.
+        quantized_lr: learning rate of quantized weights as a multiple of ``lr``; by default the task's.
+        stall_divisor: learning rates are divided by it at a validation no better than the best before.
+        epoch_decay: learning rates are multiplied by it after each epoch beyond ``epoch_decay_after``.
+        epoch_decay_after: epochs before that begins.
+        patience: validations in a row without a better one after which training stops and goes back to the
+            weights of the best; by default it never does.
+        average: decay of an exponential moving average of the weights, which is then validated and tested in
+            place of the weights; 0, the default, is none.
+        clip: largest norm of the gradient; a longer one is scaled down to it.
+        clipping: ``global``, one norm over all parameters, as the paper's authors clip; or ``apart``, one
+            over the recurrent layers' parameters and one over the rest, which an explosion then spares.
         seed: of every random generator.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         precision: of the computation, as Lightning Fabric spells it.
         eval_every: optimizer steps between validations; by default every epoch, and at least ten times a run.
-        eval_symbols: validate and test on that many first symbols of each part; by default on all.
+        eval_symbols: validate and test on that many first symbols (characters, words, or whole sequences) of
+            each part; by default on all.
         log_every: optimizer steps between lines of metrics.jsonl.
         gradients_every: optimizer steps between recordings of gradient stability; by default there are none.
         checkpoint_seconds: shortest time between two checkpoints.
@@ -56,15 +78,27 @@ class RunConfig(BaseModel):
     data: str = Field(min_length=1)
     quantizer: str = "none"
     normalizer: str = "none"
+    cell: Cell = "lstm"
     hidden: int = Field(ge=1)
     layers: int = Field(default=1, ge=1)
+    proj: int | None = Field(default=None, ge=1)
+    rank: int | None = Field(default=None, ge=1)
+    groups: int | list[int] | None = None
     dropout: float = Field(default=0.0, ge=0, le=1)
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
     batch: int = Field(ge=1)
-    unroll: int = Field(ge=1)
+    unroll: int | None = Field(default=None, ge=1)
+    optimizer: OptimizerName = "adam"
     lr: float = Field(gt=0, allow_inf_nan=False)
+    quantized_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    stall_divisor: float = Field(default=1.0, ge=1, allow_inf_nan=False)
+    epoch_decay: float = Field(default=1.0, gt=0, le=1)
+    epoch_decay_after: int = Field(default=0, ge=0)
+    patience: int | None = Field(default=None, ge=1)
+    average: float = Field(default=0.0, ge=0, lt=1)
     clip: float = Field(gt=0)
+    clipping: Clipping = "global"
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Precision = "32-true"
@@ -78,6 +112,14 @@ class RunConfig(BaseModel):
     def _one_length(self) -> RunConfig:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_the_cell(self) -> RunConfig:
+        for name, cells in _CELL_OPTIONS.items():
+            value = getattr(self, name)
+            if value is not None and self.cell not in cells:
+                raise ValueError(f"{name}={value} is for cell {' or '.join(cells)}, and cell is {self.cell}")
         return self
 
     def identity(self, dataset_sha256: str) -> str:

@@ -9,6 +9,8 @@ from qlstm_bench.hookspecs import TaskSpec
 from qlstm_bench.tasks import tasks_of
 from qlstm_core.plugins import Registry, hookimpl
 
+_HOU = ("Hou et al. 2019, Normalization helps training of quantized LSTM",)
+
 
 @hookimpl
 def qlstm_addhooks(registry: Registry) -> None:
@@ -19,10 +21,32 @@ def qlstm_addhooks(registry: Registry) -> None:
 
 @hookimpl
 def qlstm_tasks() -> Iterable[TaskSpec]:
-    """Provide ``char-lm``."""
+    """Provide the papers' tasks."""
     yield TaskSpec(
         name="char-lm",
         summary="next character of a text",
         factory="qlstm_bench.tasks.char_lm:CharLM",
-        references=("Hou et al. 2019, Normalization helps training of quantized LSTM",),
+        references=_HOU,
+    )
+    yield TaskSpec(
+        name="word-lm",
+        summary="next word of a text",
+        factory="qlstm_bench.tasks.word_lm:WordLM",
+        references=_HOU,
+    )
+    yield TaskSpec(
+        name="mnist",
+        summary="digit of an image read pixel by pixel, 784 steps; permuted=true",
+        factory="qlstm_bench.tasks.classification:SequentialMNIST",
+        references=_HOU,
+    )
+    yield TaskSpec(
+        name="digits",
+        summary="digit of a small image read pixel by pixel, 64 steps; permuted=true",
+        factory="qlstm_bench.tasks.classification:SequentialDigits",
+    )
+    yield TaskSpec(
+        name="classify",
+        summary="class of a sequence, given after its last step; for data of one's own",
+        factory="qlstm_bench.tasks.classification:Classification",
     )

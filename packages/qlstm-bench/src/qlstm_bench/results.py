@@ -31,9 +31,11 @@ class Result(BaseModel):
         status: ``completed``, ``diverged`` (the loss or a gradient was not finite) or ``failed``.
         error: why it failed.
         diverged_at: the step at which it diverged.
+        stopped_at: the step after which patience with its validations was at an end.
         task, quantizer, normalizer, seed: from the settings.
-        metric: name of the task's figure of merit, lower is better.
+        metric: name of the task's figure of merit.
         metric_title: the same in words.
+        higher_is_better: whether a larger one is the better one.
         metrics: ``baseline_<metric>`` and, as far as the run came, ``valid_<metric>`` (the last),
             ``best_valid_<metric>`` and its ``best_step``, ``test_<metric>``, ``largest_gradient_norm`` (over
             all parameters, before clipping), and what
@@ -54,12 +56,14 @@ class Result(BaseModel):
     status: Status
     error: str | None = None
     diverged_at: int | None = None
+    stopped_at: int | None = None
     task: str
     quantizer: str
     normalizer: str
     seed: int
     metric: str
     metric_title: str
+    higher_is_better: bool = False
     metrics: dict[str, float]
     gradient_norms: list[StateGradientNorms] = []
     steps: int
@@ -78,16 +82,21 @@ class Result(BaseModel):
     @property
     def learnt(self) -> bool:
         """Whether the run ended better than the task's baseline, which looks at no input."""
-        return self.status == "completed" and self.figure("valid") < self.figure("baseline")
+        valid, baseline = self.figure("valid"), self.figure("baseline")
+        return self.status == "completed" and (
+            valid > baseline if self.higher_is_better else valid < baseline
+        )
 
     @property
     def fate(self) -> str:
-        """The status in words: completed, learnt nothing, diverged at which step, or failed with what."""
+        """The status in words: completed, maybe early; learnt nothing; diverged when; or failed with what."""
         if self.status == "diverged":
             return f"diverged at step {self.diverged_at}"
         if self.status == "failed":
             return f"failed: {self.error}"
-        return "completed" if self.learnt else "learnt nothing"
+        if not self.learnt:
+            return "learnt nothing"
+        return "completed" if self.stopped_at is None else f"stopped early at step {self.stopped_at}"
 
     def describe(self) -> str:
         """Return all that matters on one line."""

@@ -15,10 +15,12 @@ import torch
 from lightning_fabric import Fabric, seed_everything
 
 from qlstm_bench import provenance
+from qlstm_bench.averaging import averaged
 from qlstm_bench.clipping import clip_gradients_
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.gradients import StateGradientNorms, clipped_share, measure_stability
 from qlstm_bench.gradients.recording import GradientRecorder
+from qlstm_bench.optimization import Schedule, make_optimizer
 from qlstm_bench.random_state import random_state, restore_random_state
 from qlstm_bench.results import DatasetRecord, Result, Status
 from qlstm_bench.runs import FINISHED, Run, check_writable
@@ -54,7 +56,7 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     """Return complete settings and their task, not yet prepared.
 
     The task's defaults fill what ``settings`` leaves out; the names of task, quantizer and normaliser get
-    their one spelling.
+    their one spelling; an object given as ``data`` goes to the task, and its type's name into the settings.
 
     Raises:
         ConfigError, PluginError: a setting or name that does not fit.
@@ -66,7 +68,11 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
         "normalizer": registry.normalizers.canonical(settings.get("normalizer", "none")),
     }
     task: Task = tasks.create(names["task"])
-    return RunConfig.build({**task.defaults, **settings, **names}), task
+    merged = {**task.defaults, **settings, **names}
+    if "data" in merged and not isinstance(merged["data"], str):
+        task.given_data = merged["data"]
+        merged["data"] = f"object of type {type(task.given_data).__name__}"
+    return RunConfig.build(merged), task
 
 
 def train(
@@ -78,7 +84,8 @@ def train(
     is a result like any other.
 
     Args:
-        settings: fields of :class:`qlstm_bench.config.RunConfig`.
+        settings: fields of :class:`qlstm_bench.config.RunConfig`; ``data`` may also be an object that the
+            task takes, such as a torch Dataset.
         out: folder that holds the run's directory.
         force: train again, from the start, what has finished or was interrupted.
         listen: told of every step.
@@ -92,6 +99,7 @@ def train(
     fabric = _fabric(config)
     seed_everything(config.seed, verbose=False)
     model = task.model(config.quantizer, config.normalizer)
+    optimizer = make_optimizer(model, config, task.quantized_lr(task.recurrent(model)))
     run = Run.of(out, config, task.dataset_sha256)
     with run.writing():
         if force:
@@ -100,7 +108,7 @@ def train(
         if before is not None and before.status in FINISHED:
             return Outcome(run, before, reused=True)
         run.start()
-        training = _Training(fabric, task, model, run, listen)
+        training = _Training(fabric, task, model, optimizer, run, listen)
         training.restore()
         registry.notify("qlstm_run_started", run=run)
         try:
@@ -152,15 +160,23 @@ class _Training:
     """The state of a training: model, optimizer, carried state, and how far it has come."""
 
     def __init__(
-        self, fabric: Fabric, task: Task, model: torch.nn.Module, run: Run, listen: Listener | None
+        self,
+        fabric: Fabric,
+        task: Task,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        run: Run,
+        listen: Listener | None,
     ) -> None:
         self.fabric, self.task, self.run, self.config = fabric, task, run, run.config
         self.listen = listen or (lambda step, steps, figures: None)
         self.module = model
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.config.lr)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         if any(module.needs_curvature for module in model.modules() if isinstance(module, Quantizer)):
             track_curvature(model, optimizer)  # after fabric has moved the model: it holds on to its buffers
+        self.schedule = Schedule(self.config, optimizer, task.higher_is_better)
+        self.average = averaged(model, self.config.average) if self.config.average else None
+        self.best: dict[str, Any] | None = None
         self.steps = self.config.steps or (self.config.epochs or 0) * task.steps_per_epoch
         self.eval_every = self.config.eval_every or min(task.steps_per_epoch, math.ceil(self.steps / 10))
         self.recorder = GradientRecorder(run, task, self.config.gradients_every)
@@ -168,6 +184,7 @@ class _Training:
         self.carried: Any = None
         self.tally = _Tally()
         self.diverged_at: int | None = None
+        self.stopped_at: int | None = None
         self.seconds_before = 0.0
         self.started = self.saved = time.monotonic()
 
@@ -177,7 +194,12 @@ class _Training:
         if state is not None:
             self.module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.best = state["best"]
             self.step, self.diverged_at = state["step"], state["diverged_at"]
+            self.stopped_at = state["stopped_at"]
             self.carried = self.fabric.to_device(state["carried"])
             self.tally = _Tally(**state["tally"])
             self.seconds_before = state["seconds"]
@@ -191,9 +213,13 @@ class _Training:
             {
                 "model": self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "best": self.best,
                 "step": self.step,
                 "carried": self.carried,
                 "diverged_at": self.diverged_at,
+                "stopped_at": self.stopped_at,
                 "tally": dataclasses.asdict(self.tally),
                 "seconds": self.seconds,
                 "random": random_state(),
@@ -207,19 +233,33 @@ class _Training:
         return self.seconds_before + time.monotonic() - self.started
 
     def loop(self) -> Result:
-        """Train to the end or to divergence, and return the result."""
-        while self.step < self.steps and self.diverged_at is None:
+        """Train to the end, until patience is at its end, or to divergence; return the result."""
+        while not self.ended:
             self.advance()
             figures = self.figures()
             if figures:
                 self.run.log({"step": self.step, **figures})
                 registry.notify("qlstm_run_logged", run=self.run, step=self.step, metrics=figures)
-            ended = self.step == self.steps or self.diverged_at is not None
-            if ended or time.monotonic() - self.saved >= self.config.checkpoint_seconds:
+            if self.ended or time.monotonic() - self.saved >= self.config.checkpoint_seconds:
                 self.checkpoint()
             self.listen(self.step, self.steps, figures)
-        self.run.save_model(self.module.state_dict())
+        if self.best is not None and self.diverged_at is None:
+            self.evaluated.load_state_dict(self.best)
+        self.run.save_model(self.evaluated.state_dict())
         return self.finish()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to train."""
+        return self.step == self.steps or self.diverged_at is not None or self.stopped_at is not None
+
+    @property
+    def evaluated(self) -> torch.nn.Module:
+        """The model that is validated, tested and kept: the trained one, or the average of its weights."""
+        if self.average is None:
+            return self.module
+        module: torch.nn.Module = self.average.module
+        return module
 
     def advance(self) -> None:
         """Do one step of the optimizer, or find that the training has diverged."""
@@ -233,7 +273,7 @@ class _Training:
         if math.isfinite(value):
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
-            norm = clip_gradients_(self.module, self.config.clip)
+            norm = clip_gradients_(self.module, self.config.clip, apart=self.config.clipping == "apart")
         self.step += 1
         self.tally.add(value, norm, self.config.clip)
         if not math.isfinite(norm):
@@ -243,6 +283,10 @@ class _Training:
         for layer in self.module.modules():
             if isinstance(layer, RecurrentLayer):
                 layer.constrain_()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+        if self.step % self.task.steps_per_epoch == 0:
+            self.schedule.epoch_ended(self.step // self.task.steps_per_epoch)
 
     def figures(self) -> dict[str, float]:
         """Return what is due to be logged after this step: training figures, validation, both or nothing."""
@@ -251,27 +295,46 @@ class _Training:
         if last or self.step % self.config.log_every == 0:
             figures |= {
                 "epoch": self.step / self.task.steps_per_epoch,
-                f"train_{self.task.metric}": self.task.to_metric(self.tally.loss / self.tally.steps),
+                **self.training_figures(),
                 "gradient_norm": self.tally.gradient_norm,
                 "clipped": self.tally.clipped / self.tally.steps,
+                "lr": self.optimizer.param_groups[0]["lr"],
                 "seconds": round(self.seconds, 3),
             }
             self.tally = _Tally()
         if self.diverged_at is None and (last or self.step % self.eval_every == 0):
-            figures[f"valid_{self.task.metric}"] = self.evaluate("valid")
+            figures[f"valid_{self.task.metric}"] = self.validate()
         if self.diverged_at is None:
             figures |= self.recorder.record(self.step, self.module)
         return figures
 
+    def training_figures(self) -> dict[str, float]:
+        """Return the mean loss since the last line, and as the figure of merit where it is one."""
+        loss = self.tally.loss / self.tally.steps
+        metric = self.task.to_metric(loss)
+        return {"train_loss": loss} | ({} if metric is None else {f"train_{self.task.metric}": metric})
+
+    def validate(self) -> float:
+        """Return the figure of merit in validation, and draw the consequences."""
+        figure = self.evaluate("valid")
+        better = self.schedule.validated(figure)
+        if self.config.patience is not None:
+            if better:
+                self.best = {name: value.clone() for name, value in self.evaluated.state_dict().items()}
+            if self.schedule.exhausted:
+                self.stopped_at = self.step
+        return figure
+
     @torch.no_grad()
     def evaluate(self, split: str) -> float:
         """Return the figure of merit on a part of the data."""
-        self.model.eval()
-        return self.task.evaluate(self.model, split)
+        model = self.model if self.average is None else self.average.module
+        model.eval()
+        return self.task.evaluate(model, split)
 
     def finish(self) -> Result:
         """Measure what is measured once, at the end, and return the result."""
-        traces, metrics = measure_stability(self.task, self.module, self.config.seed)
+        traces, metrics = measure_stability(self.task, self.evaluated, self.config.seed)
         if self.diverged_at is not None:
             return self.result("diverged", metrics, traces)
         return self.result("completed", metrics | {f"test_{self.task.metric}": self.evaluate("test")}, traces)
@@ -292,20 +355,24 @@ class _Training:
             metrics["clipped_share"] = clipped_share(rows)
             metrics["largest_gradient_norm"] = max(row.get("gradient_norm", 0.0) for row in rows)
         if validated:
-            metrics[f"valid_{metric}"] = validated[-1][0]
-            metrics[f"best_valid_{metric}"], metrics["best_step"] = min(validated)
+            best = max if self.task.higher_is_better else min
+            value, step = best(validated, key=lambda pair: pair[0])  # the first of equals, as the schedule's
+            metrics[f"best_valid_{metric}"], metrics["best_step"] = value, step
+            metrics[f"valid_{metric}"] = validated[-1][0] if self.best is None else value
         with torch.device("meta"):
             plain = self.task.recurrent(self.task.model("none", "none"))
         return Result(
             status=status,
             error=error,
             diverged_at=self.diverged_at,
+            stopped_at=self.stopped_at,
             task=self.config.task,
             quantizer=self.config.quantizer,
             normalizer=self.config.normalizer,
             seed=self.config.seed,
             metric=metric,
             metric_title=self.task.metric_title,
+            higher_is_better=self.task.higher_is_better,
             metrics=metrics,
             gradient_norms=list(gradient_norms),
             steps=self.step,

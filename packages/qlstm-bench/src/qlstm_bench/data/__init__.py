@@ -1,7 +1,8 @@
-"""Texts to learn from: where they come from, how they are checked, and how they are held."""
+"""Data to learn from: where it comes from, how it is checked, and how it is held."""
 
-from qlstm_bench.data.catalogue import DATASETS, Dataset, load_text
+from qlstm_bench.data.catalogue import DATASETS, Dataset, load_sequences, load_text
 from qlstm_bench.data.errors import DataError
+from qlstm_bench.data.sequences import Sequences
 from qlstm_bench.data.text import Text
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Text", "load_text"]
+__all__ = ["DATASETS", "DataError", "Dataset", "Sequences", "Text", "load_sequences", "load_text"]

@@ -1,24 +1,36 @@
-"""The named datasets, and any text file of the user's."""
+"""The named datasets, and any file of the user's."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, cast
 
+import numpy as np
+
+from qlstm_bench.data import corpora, published
+from qlstm_bench.data.encoding import Corpus, encode
 from qlstm_bench.data.errors import DataError
-from qlstm_bench.data.files import DataFile, read_checked
-from qlstm_bench.data.stdlib import load_stdlib
-from qlstm_bench.data.text import Text, encode, split_text
+from qlstm_bench.data.files import DataFile, fetch, hash_file
+from qlstm_bench.data.idx import read_idx
+from qlstm_bench.data.sequences import (
+    Part,
+    Sequences,
+    from_dataset,
+    load_npz,
+    make_sequences,
+    split_sequences,
+)
+from qlstm_bench.data.stdlib import stdlib_corpus
+from qlstm_bench.data.text import Text, Unit
 from qlstm_core.plugins.errors import suggest
 
-_PTB = (
-    "https://raw.githubusercontent.com/townie/PTB-dataset-from-Tomas-Mikolov-s-webpage/"
-    "06529ac968955ffc29a4668d68b93dadcfe55f2e/data/"
-)
-_WAR_AND_PEACE = "https://raw.githubusercontent.com/MrHereward/machine_learning_sandbox/39611e746794ccd7f046d10546eaf436f86db6b4/"
+Kind = Literal["characters", "words", "sequences"]
+
+_MNIST_VALIDATION = 10_000
 
 
 @dataclass(frozen=True)
@@ -27,72 +39,143 @@ class Dataset:
 
     Args:
         name: what users type.
+        kind: what it holds: text of characters or of words, or labelled sequences.
         summary: one line that says what it is and how it is split.
-        load: returns it as a :class:`Text`, given this record.
+        load: returns it as a :class:`Corpus` or as :class:`Sequences`, given its name and files.
         files: the published files that it is made from; none where it needs nothing from outside.
     """
 
     name: str
+    kind: Kind
     summary: str
-    load: Callable[[Dataset], Text]
+    load: Callable[[str, tuple[DataFile, ...]], Corpus | Sequences]
     files: tuple[DataFile, ...] = ()
 
 
-def load_text(data: str) -> Text:
-    """Return a dataset by name, or a text file by path, split 80/10/10 %.
+def load_text(data: Any, unit: Unit = "characters") -> Text:
+    """Return a dataset by name, a text file by path (split 80/10/10 %), or what a program gives.
 
     A name of the catalogue wins over a file of the same name: write ``./name`` for the file.
 
+    Args:
+        data: a name, a path, or an object: a :class:`Text`, or a torch Dataset of pieces of text or of tokens
+            (see :func:`text_from_dataset`).
+        unit: what one code of the result stands for.
+
     Raises:
-        DataError: an unknown name, a missing or damaged file, or a file that is not text.
+        DataError: an unknown name, a missing or damaged file, or one that is not such a text.
     """
+    if not isinstance(data, str | Path):
+        return data if isinstance(data, Text) else text_from_dataset(type(data).__name__, data, unit)
+    found = _find(str(data), unit, "a text file in UTF-8")
+    if isinstance(found, Path):
+        return encode(corpora.file_corpus(found.name, found, lines=unit == "words"), unit)
+    return encode(cast(Corpus, found.load(found.name, found.files)), unit)
+
+
+def load_sequences(data: Any) -> Sequences:
+    """Return a dataset by name, an ``.npz`` file by path, or what a program gives.
+
+    Args:
+        data: a name, a path, or an object: :class:`Sequences`, or a torch Dataset of pairs (see
+            :func:`qlstm_bench.data.sequences.from_dataset`).
+
+    Raises:
+        DataError: an unknown name, a missing or damaged file, or one that holds no labelled sequences.
+    """
+    if not isinstance(data, str | Path):
+        return data if isinstance(data, Sequences) else from_dataset(type(data).__name__, data)
+    found = _find(str(data), "sequences", "an .npz file of x and y")
+    if isinstance(found, Path):
+        return load_npz(found)
+    return cast(Sequences, found.load(found.name, found.files))
+
+
+def text_from_dataset(name: str, data: Any, unit: Unit) -> Text:
+    """Return the text of a torch Dataset, or of a mapping ``{"train": …, "valid": …, "test": …}`` of them.
+
+    Args:
+        name: what to call it.
+        data: each with ``len()`` and items that are strings, which are joined by line ends. A single one is
+            split 80/10/10 %.
+        unit: what one code of the result stands for.
+
+    Raises:
+        DataError: items of another form.
+    """
+    if isinstance(data, Mapping):
+        if set(data) != {"train", "valid", "test"}:
+            raise DataError(f"{name}: expected the parts train, valid, test, got {', '.join(map(str, data))}")
+        parts = [data[part] for part in ("train", "valid", "test")]
+    else:
+        parts = [data]
+    digest = hashlib.sha256()
+    pieces: list[list[str]] = []
+    for part in parts:
+        try:
+            items = [part[index] for index in range(len(part))]
+        except (TypeError, AttributeError) as error:
+            raise DataError(f"{name}: expected a dataset with a length and items: {error}") from error
+        odd = next((item for item in items if not isinstance(item, str)), None)
+        if odd is not None:
+            raise DataError(f"{name}: items of a text must be strings, got {type(odd).__name__}")
+        pieces.append([f"{item}\n" for item in items])
+        digest.update("".join(pieces[-1]).encode("utf-8", "surrogatepass"))
+    return encode(Corpus(name, digest.hexdigest(), tuple(lambda p=p: p for p in pieces)), unit)  # type: ignore[misc]
+
+
+def _find(data: str, kind: Kind, file_title: str) -> Dataset | Path:
+    """Return the dataset called ``data``, or the path of that file."""
+    fitting = [name for name, dataset in DATASETS.items() if dataset.kind == kind]
+    names = ", ".join(fitting)
     if data in DATASETS:
         dataset = DATASETS[data]
-        return dataset.load(dataset)
+        if dataset.kind != kind:
+            raise DataError(
+                f"dataset {data!r} holds {dataset.kind}, this task needs {kind}: expected one of {names}, "
+                f"or {file_title}"
+            )
+        return dataset
     path = Path(data).expanduser()
     if path.is_file():
-        return _load_file(path)
+        return path
     if os.sep in data or path.suffix:
         problem = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(
-            f"data file {data!r} {problem}: expected a text file in UTF-8, or one of {', '.join(DATASETS)}"
-        )
+        raise DataError(f"data file {data!r} {problem}: expected {file_title}, or one of {names}")
     raise DataError(
-        f"unknown dataset {data!r}{suggest(data, DATASETS)}; expected one of {', '.join(DATASETS)}, "
-        "or the path of a text file"
+        f"unknown dataset {data!r}{suggest(data, DATASETS)}; expected one of {names}, "
+        f"or the path of {file_title}"
     )
 
 
-def _load_file(path: Path) -> Text:
-    """Return any text file in UTF-8."""
-    content = path.read_bytes()
-    return split_text(path.name, _decode(str(path), content), hashlib.sha256(content).hexdigest())
+def _load_mnist(name: str, files: tuple[DataFile, ...]) -> Sequences:
+    """Return MNIST's images as sequences of 784 pixels; the last 10,000 training images validate."""
+    paths = [fetch(name, file, exact=False) for file in files]
+    shapes = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
+    train, labels, test, test_labels = (
+        read_idx(path, shape) for path, shape in zip(paths, shapes, strict=True)
+    )
+    pixels, cut = train.reshape(len(train), -1), len(train) - _MNIST_VALIDATION
+    for path, values in ((paths[1], labels), (paths[3], test_labels)):
+        if values.max() > 9:
+            raise DataError(f"{path}: has label {values.max()}, expected 0 to 9")
+    parts: dict[str, Part] = {
+        "train": (pixels[:cut], labels[:cut].astype(np.int64)),
+        "valid": (pixels[cut:], labels[cut:].astype(np.int64)),
+        "test": (test.reshape(len(test), -1), test_labels.astype(np.int64)),
+    }
+    sha256 = hashlib.sha256("".join(hash_file(path) for path in paths).encode()).hexdigest()
+    return make_sequences(name, parts, sha256)
 
 
-def _load_single(dataset: Dataset) -> Text:
-    """Return a dataset of one plain text file, split 80/10/10 %."""
-    (file,) = dataset.files
-    content = read_checked(dataset.name, file)
-    return split_text(dataset.name, _decode(file.path, content), file.sha256)
+def _load_digits(name: str, files: tuple[DataFile, ...]) -> Sequences:
+    """Return scikit-learn's digits as sequences of 64 numbers from 0 to 1."""
+    from sklearn.datasets import load_digits
 
-
-def _load_spaced(dataset: Dataset) -> Text:
-    """Return a dataset of three files, whose symbols are separated by spaces and whose blank is ``_``."""
-    contents = [read_checked(dataset.name, file) for file in dataset.files]
-    parts = [content.decode("ascii")[::2].replace("_", " ") for content in contents]
-    symbols, (train, valid, test) = encode(parts)
-    sha256 = hashlib.sha256(b"".join(contents)).hexdigest()
-    return Text(dataset.name, symbols, train, valid, test, sha256)
-
-
-def _decode(name: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"data file {name!r} is not text in UTF-8: byte {error.start} is 0x{content[error.start]:02x}; "
-            "convert it first"
-        ) from error
+    bunch = load_digits()
+    values = (bunch.data / 16).astype(np.float32)
+    sha256 = hashlib.sha256(bunch.data.tobytes() + bunch.target.tobytes()).hexdigest()
+    return split_sequences(name, values, bunch.target, sha256)
 
 
 DATASETS: dict[str, Dataset] = {
@@ -100,46 +183,57 @@ DATASETS: dict[str, Dataset] = {
     for dataset in (
         Dataset(
             "stdlib-char",
+            "characters",
             "source of Python's own standard library, 96 symbols, split 80/10/10; nothing to download",
-            lambda _: load_stdlib(),
+            lambda name, files: stdlib_corpus(),
         ),
         Dataset(
             "ptb-char",
+            "characters",
             "Penn Treebank characters (Mikolov), 50 symbols, its own three files",
-            _load_spaced,
-            (
-                DataFile(
-                    "ptb/ptb.char.train.txt",
-                    10034964,
-                    "e313d91425e06c4f0a8fb6e881dcce0c291f2a0e9f4dda54833069b122f91da9",
-                    _PTB + "ptb.char.train.txt",
-                ),
-                DataFile(
-                    "ptb/ptb.char.valid.txt",
-                    786084,
-                    "21661f63ec355085879458b6524644d4add5573541b4be14fb52ab2e2e995eb8",
-                    _PTB + "ptb.char.valid.txt",
-                ),
-                DataFile(
-                    "ptb/ptb.char.test.txt",
-                    884846,
-                    "1ef5607ac3c463b16e38bfe7900dd3bfc91de5a96e0f21e7eab5188b465b8ebe",
-                    _PTB + "ptb.char.test.txt",
-                ),
-            ),
+            corpora.three_spaced_files,
+            published.PTB_CHARACTERS,
         ),
         Dataset(
             "war-and-peace",
+            "characters",
             "Tolstoy's War and Peace in English, 82 symbols, split 80/10/10",
-            _load_single,
-            (
-                DataFile(
-                    "war-and-peace/warpeace_input.txt",
-                    3196228,
-                    "b0fc81c399971eaf738c8be89809e6a0d95c151749112b04f06b6af648d8a39f",
-                    _WAR_AND_PEACE + "warpeace_input.txt",
-                ),
-            ),
+            corpora.single_file,
+            published.WAR_AND_PEACE,
+        ),
+        Dataset(
+            "text8",
+            "characters",
+            "the first 100 MB of Wikipedia's text, 27 symbols, split 90/5/5 million",
+            corpora.text8,
+            published.TEXT8,
+        ),
+        Dataset(
+            "ptb-word",
+            "words",
+            "Penn Treebank words (Mikolov), vocabulary of 10,000, its own three files",
+            corpora.three_line_files,
+            published.PTB_WORDS,
+        ),
+        Dataset(
+            "billion-word",
+            "words",
+            "One Billion Word Benchmark, vocabulary of 793,470; 1.8 GB to download, 3 GB encoded",
+            corpora.billion_words,
+            published.BILLION_WORDS,
+        ),
+        Dataset(
+            "digits",
+            "sequences",
+            "scikit-learn's 1,797 images of 8×8, 64 steps, split 80/10/10; nothing to download",
+            _load_digits,
+        ),
+        Dataset(
+            "mnist",
+            "sequences",
+            "70,000 images of 28×28, 784 steps; the last 10,000 of the training images validate",
+            _load_mnist,
+            published.MNIST,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Finding a published data file: in ``$QLSTM_DATA``, else in the cache, else downloaded; always checked."""
+"""Finding a published data file: in ``$QLSTM_DATA``, else in the cache, else downloaded."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
+from qlstm_bench.data.cache import cache_folder
 from qlstm_bench.data.errors import DataError
-
-_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -33,33 +33,75 @@ class DataFile:
         """What a right copy is, for messages."""
         return f"{self.size} bytes with SHA-256 {self.sha256}"
 
+    @property
+    def source(self) -> str:
+        """Where it is downloaded from: its URL, or ``$QLSTM_DATA_URL/<folder>/<name>`` of a mirror."""
+        mirror = os.environ.get("QLSTM_DATA_URL")
+        return f"{mirror.rstrip('/')}/{self.path}" if mirror else self.url
 
-def read_checked(dataset: str, file: DataFile) -> bytes:
-    """Return the bytes of a published file, from the first place that has it.
 
-    ``$QLSTM_DATA`` is searched first, for the file's folder and name and for the bare name; then the cache
-    (``$QLSTM_CACHE``, else the system's cache folder); then it is downloaded from its URL, or from
-    ``$QLSTM_DATA_URL/<folder>/<name>`` where a mirror is set.
+Place = Literal["data folder", "cache", "missing"]
+
+
+def locate(dataset: str, file: DataFile) -> tuple[Place, Path]:
+    """Return where a file is without reading or downloading it: the place, and the path there.
 
     Args:
         dataset: the dataset's name, for messages.
         file: what to find.
 
     Raises:
-        DataError: a copy whose size or SHA-256 differs, or none to be had.
+        DataError: ``$QLSTM_DATA`` is not a folder.
     """
     local = _in_data_folder(dataset, file)
     if local is not None:
-        content = local.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
+        return "data folder", local
+    cached = cache_folder() / file.path
+    return ("cache" if cached.is_file() else "missing"), cached
+
+
+def fetch(dataset: str, file: DataFile, *, exact: bool = True) -> Path:
+    """Return the path of a published file, from the first place that has it.
+
+    ``$QLSTM_DATA`` is searched first, for the file's folder and name and for the bare name; then the cache
+    (``$QLSTM_CACHE``, else the system's cache folder); then it is downloaded.
+
+    Args:
+        dataset: the dataset's name, for messages.
+        file: what to find.
+        exact: whether a copy in ``$QLSTM_DATA`` must be the published bytes; where it need not, the caller
+            checks its content.
+
+    Raises:
+        DataError: a copy whose size or SHA-256 differs, or none to be had.
+    """
+    from qlstm_bench.data.download import download
+
+    local = _in_data_folder(dataset, file)
+    if local is None:
+        return download(dataset, file)
+    if exact:
+        found = hash_file(local)
         if found != file.sha256:
             raise DataError(
-                f"{dataset}: {local} is truncated or altered: found {len(content)} bytes with "
+                f"{dataset}: {local} is truncated or altered: found {local.stat().st_size} bytes with "
                 f"SHA-256 {found}, expected {file.expected}; replace it with a copy from {file.url}, "
                 "or remove it to have it downloaded"
             )
-        return content
-    return _download(dataset, file).read_bytes()
+    return local
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, which is not held in memory.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from error
 
 
 def _in_data_folder(dataset: str, file: DataFile) -> Path | None:
@@ -75,42 +117,3 @@ def _in_data_folder(dataset: str, file: DataFile) -> Path | None:
         )
     candidates = (folder / file.path, folder / PurePosixPath(file.path).name)
     return next((path for path in candidates if path.is_file()), None)
-
-
-def _download(dataset: str, file: DataFile) -> Path:
-    """Return the file's place in the cache, downloading it where it is not there or not what it should be."""
-    import pooch
-    import requests
-
-    from qlstm_bench.data.progress import DownloadProgress
-
-    mirror = os.environ.get("QLSTM_DATA_URL")
-    url = f"{mirror.rstrip('/')}/{file.path}" if mirror else file.url
-    cache = Path(os.environ.get("QLSTM_CACHE") or pooch.os_cache("qlstm"))
-    path = PurePosixPath(file.path)
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        with DownloadProgress(path.name) as progress:
-            found: str = pooch.retrieve(
-                url,
-                known_hash=f"sha256:{file.sha256}",
-                fname=path.name,
-                path=cache / path.parent,
-                downloader=pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT_S),
-            )
-    except (ValueError, OSError, requests.RequestException) as error:
-        # pooch raises ValueError for a wrong hash, and has by then removed what it downloaded.
-        reason = (
-            "what it sent has another SHA-256"
-            if isinstance(error, ValueError) and "hash" in str(error)
-            else _first_line(error)
-        )
-        raise DataError(
-            f"{dataset}: {file.path} is missing (expected {file.expected}) and could not be downloaded "
-            f"from {url}: {reason}; place it in a folder and set QLSTM_DATA to that folder"
-        ) from error
-    return Path(found)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

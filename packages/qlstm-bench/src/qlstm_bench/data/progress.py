@@ -1,4 +1,4 @@
-"""A download's progress bar, in the form that pooch asks for."""
+"""A download's progress bar."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 
 class DownloadProgress:
-    """Shows bytes received on stderr; pooch sets ``total`` and calls ``update``, ``reset`` and ``close``."""
+    """Shows bytes received on stderr, while its ``with`` block lasts.
+
+    Args:
+        name: of the file.
+    """
 
     def __init__(self, name: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task(f"downloading {name}", total=None)
-        self._total: float = 0
 
     def __enter__(self) -> DownloadProgress:
         self._progress.start()
@@ -26,23 +29,10 @@ class DownloadProgress:
     ) -> None:
         self._progress.stop()
 
-    @property
-    def total(self) -> float:
-        """Bytes to receive."""
-        return self._total
-
-    @total.setter
-    def total(self, size: float) -> None:
-        self._total = size
-        self._progress.update(self._task, total=size or None)
+    def start(self, have: int, total: int) -> None:
+        """Begin with ``have`` bytes of ``total``."""
+        self._progress.update(self._task, completed=have, total=total)
 
     def update(self, received: int) -> None:
         """Add ``received`` bytes."""
         self._progress.update(self._task, advance=received)
-
-    def reset(self) -> None:
-        """Start from nothing."""
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        """Do nothing: the bar disappears with the ``with`` block."""

@@ -7,8 +7,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from qlstm_bench.data.encoding import Corpus
 from qlstm_bench.data.errors import DataError
-from qlstm_bench.data.text import Text, split_text
 
 MAX_BYTES = 4_500_000
 """Modules are taken in alphabetical order while the text stays within this size."""
@@ -17,8 +17,8 @@ _KEPT = frozenset({0x0A, *range(0x20, 0x7F)})
 _DROPPED = bytes(sorted(set(range(256)) - _KEPT))
 
 
-def load_stdlib(folder: Path | None = None) -> Text:
-    """Return the source of the standard library's top-level modules, split 80/10/10 %.
+def stdlib_corpus(folder: Path | None = None) -> Corpus:
+    """Return the source of the standard library's top-level modules, to be split 80/10/10 %.
 
     The modules are those of ``sys.stdlib_module_names`` that are single ``.py`` files, in alphabetical order,
     up to 4.5 MB; of their bytes, the printable ASCII characters and the newline are kept. The text depends on
@@ -44,5 +44,5 @@ def load_stdlib(folder: Path | None = None) -> Text:
             f"stdlib-char: no module sources (*.py) in {folder}, where this Python keeps its library; "
             "use a Python that ships its sources, or --data with a text file"
         )
-    text = bytes(content)
-    return split_text("stdlib-char", text.decode("ascii"), hashlib.sha256(text).hexdigest())
+    text = content.decode("ascii")
+    return Corpus("stdlib-char", hashlib.sha256(content).hexdigest(), (lambda: [text],))

@@ -24,9 +24,15 @@ class Task(ABC):
     function of the step's number, so that a run can go on from nothing but that number and the carried state.
 
     Attributes:
-        defaults: settings of :class:`qlstm_bench.config.RunConfig` where the user gives none.
-        metric: name of the figure of merit, lower is better, as in ``valid_bpc`` and ``test_bpc``.
+        defaults: settings of :class:`qlstm_bench.config.RunConfig` where the user gives none: the paper's
+            optimizer and schedule, sizes and data.
+        metric: name of the figure of merit, as in ``valid_bpc`` and ``test_bpc``.
         metric_title: the same in words.
+        higher_is_better: whether a larger figure of merit is the better one.
+        item: what one step of a sequence is: ``"character"``, ``"word"``, ``"pixel"``; for messages.
+        batch_axis: of the tensors that :meth:`batch` returns and of the carried state: which dimension counts
+            the sequences side by side. Data parallel training splits along it.
+        given_data: what a program gave as ``data`` instead of a name; ``None`` otherwise.
         dataset: name of the data.
         dataset_sha256: of the data's bytes.
         steps_per_epoch: optimizer steps in one pass over the training part.
@@ -35,6 +41,10 @@ class Task(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     metric: ClassVar[str]
     metric_title: ClassVar[str]
+    higher_is_better: ClassVar[bool] = False
+    item: ClassVar[str] = "item"
+    batch_axis: ClassVar[int] = 1
+    given_data: Any = None
     dataset: str
     dataset_sha256: str
     steps_per_epoch: int
@@ -45,6 +55,7 @@ class Task(ABC):
 
         Raises:
             DataError: data that is missing, damaged, or too small for the settings.
+            ConfigError: settings that do not fit the task.
         """
 
     @abstractmethod
@@ -57,7 +68,7 @@ class Task(ABC):
 
     @abstractmethod
     def batch(self, step: int) -> Any:
-        """Return the training batch of a step, counted from 0, as tensors on the CPU."""
+        """Return the training batch of a step, counted from 0, as a tensor or tuple of tensors on the CPU."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any, state: Any) -> tuple[Tensor, Any]:
@@ -78,12 +89,16 @@ class Task(ABC):
         """Return ξ_T: the mean loss of the last time step alone, on one batch of the validation part."""
 
     @abstractmethod
-    def to_metric(self, loss: float) -> float:
-        """Return a mean loss in nats as the figure of merit."""
-
-    @abstractmethod
     def baseline(self) -> float:
         """Return the figure of merit on validation of a model that has learnt nothing from its input."""
+
+    def to_metric(self, loss: float) -> float | None:
+        """Return a mean loss in nats as the figure of merit; ``None`` (the default) where it is not one."""
+        return None
+
+    def quantized_lr(self, layer: RecurrentLayer) -> float:
+        """Return the learning rate of quantized weights, as a multiple of the others' (default: 1)."""
+        return 1.0
 
 
 def tasks_of(registry: Registry) -> Catalogue[TaskSpec]:

@@ -1,0 +1,201 @@
+"""Sequences with a label each: published ones, an ``.npz`` of the user's, or a torch Dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlstm_bench.data.errors import DataError
+from qlstm_bench.data.files import hash_file
+from qlstm_bench.data.text import check_splittable, split_in_order
+
+Values = NDArray[Any]
+Labels = NDArray[np.int64]
+Part = tuple[Values, Labels]
+
+_PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of one length, each with a label.
+
+    Args:
+        name: the dataset's name, or the file's.
+        train: values and labels: values are ``(n, T)``, one number a step, or ``(n, T, features)``; floating
+            point, ``uint8`` for pixels (0 to 255 stands for 0 to 1), or any other integers for tokens. Labels
+            are ``(n,)``, from 0.
+        valid, test: likewise.
+        classes: number of labels.
+        sha256: of the bytes that they were made from.
+    """
+
+    name: str
+    train: Part
+    valid: Part
+    test: Part
+    classes: int
+    sha256: str
+
+    def split(self, name: str) -> Part:
+        """Return values and labels of ``"train"``, ``"valid"`` or ``"test"``."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are, where the values are tokens; else 0."""
+        values = self.train[0]
+        if values.dtype == np.uint8 or not np.issubdtype(values.dtype, np.integer):
+            return 0
+        return 1 + max(int(part[0].max()) for part in (self.train, self.valid, self.test))
+
+    @property
+    def features(self) -> int:
+        """Numbers at each step."""
+        values = self.train[0]
+        return int(values.shape[2]) if values.ndim == 3 else 1
+
+
+def make_sequences(name: str, parts: Mapping[str, Part], sha256: str) -> Sequences:
+    """Return checked sequences.
+
+    Args:
+        name: what to call them in messages and reports.
+        parts: ``train``, ``valid`` and ``test``.
+        sha256: of the bytes that they were made from.
+
+    Raises:
+        DataError: shapes, dtypes, counts or labels that do not fit.
+    """
+    checked = {part: _check(f"{name}, {part}", *values) for part, values in parts.items()}
+    shapes = {part: values.shape[1:] for part, (values, _) in checked.items()}
+    if len(set(shapes.values())) > 1:
+        raise DataError(f"{name}: the parts' sequences have different shapes: {shapes}")
+    classes = 1 + int(checked["train"][1].max())
+    for part, (_, labels) in checked.items():
+        if labels.max() >= classes:
+            raise DataError(
+                f"{name}, {part}: has label {labels.max()}, training has labels from 0 to {classes - 1} only"
+            )
+    if classes < 2:
+        raise DataError(f"{name}: all training labels are 0; expected at least two classes")
+    return Sequences(name, checked["train"], checked["valid"], checked["test"], classes, sha256)
+
+
+def split_sequences(name: str, values: Values, labels: Values, sha256: str) -> Sequences:
+    """Return sequences split 80/10/10 % after a shuffle that is always the same.
+
+    Raises:
+        DataError: as :func:`make_sequences`, or fewer than ten sequences.
+    """
+    values, labels = _check(name, values, labels)
+    check_splittable(name, len(values), "sequences")
+    order = np.random.default_rng(0).permutation(len(values))
+    first, second = split_in_order(len(values))
+    cuts = dict(zip(_PARTS, np.split(order, [first, second]), strict=True))
+    return make_sequences(name, {part: (values[cut], labels[cut]) for part, cut in cuts.items()}, sha256)
+
+
+def load_npz(path: Path) -> Sequences:
+    """Return the sequences of an ``.npz`` file.
+
+    It holds ``x`` and ``y``, which are split 80/10/10 % after a shuffle; or ``x_train``, ``y_train``,
+    ``x_test``, ``y_test`` and maybe ``x_valid``, ``y_valid``: without these the last tenth of the training
+    part validates.
+
+    Raises:
+        DataError: not such a file.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"data file {str(path)!r} is not a readable .npz: {reason}") from error
+    sha256 = hash_file(path)
+    if {"x", "y"} <= arrays.keys():
+        return split_sequences(path.name, arrays["x"], arrays["y"], sha256)
+    if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
+        parts = {
+            part: (arrays[f"x_{part}"], arrays[f"y_{part}"])
+            for part in _PARTS
+            if {f"x_{part}", f"y_{part}"} <= arrays.keys()
+        }
+        if "valid" not in parts:
+            x, y = _check(f"{path.name}, train", *parts["train"])
+            cut = len(x) * 9 // 10
+            parts |= {"train": (x[:cut], y[:cut]), "valid": (x[cut:], y[cut:])}
+        return make_sequences(path.name, parts, sha256)
+    raise DataError(
+        f"data file {str(path)!r} holds {', '.join(arrays) or 'nothing'}; expected x and y, or x_train, "
+        "y_train, x_test and y_test (and maybe x_valid, y_valid)"
+    )
+
+
+def from_dataset(name: str, data: Any) -> Sequences:
+    """Return the sequences of a torch Dataset, or of a mapping of ``train``, ``valid``, ``test`` to one.
+
+    Args:
+        name: what to call them.
+        data: each with ``len()`` and items ``(sequence, label)``; a sequence is ``(T,)`` or
+            ``(T, features)``. A single one is split 80/10/10 % after a shuffle.
+
+    Raises:
+        DataError: items of another form.
+    """
+    if isinstance(data, Mapping):
+        if set(data) != set(_PARTS):
+            raise DataError(
+                f"{name}: expected the parts {', '.join(_PARTS)}, got {', '.join(map(str, data))}"
+            )
+        parts = {part: _collect(f"{name}, {part}", data[part]) for part in _PARTS}
+        return make_sequences(name, parts, _hash_arrays([array for part in parts.values() for array in part]))
+    values, labels = _collect(name, data)
+    return split_sequences(name, values, labels, _hash_arrays([values, labels]))
+
+
+def _collect(name: str, dataset: Any) -> Part:
+    try:
+        pairs = (dataset[index] for index in range(len(dataset)))
+        items = [(np.asarray(values), int(label)) for values, label in pairs]
+        return np.stack([values for values, _ in items]), np.array([label for _, label in items])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{name}: expected a dataset with a length and items (sequence, label), all sequences of one "
+            f"shape; {type(dataset).__name__} failed with {type(error).__name__}: {error}"
+        ) from error
+
+
+def _hash_arrays(arrays: Sequence[Values]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _check(name: str, values: Values, labels: Values) -> Part:
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise DataError(
+            f"{name}: sequences must have shape (n, T) or (n, T, features), got {tuple(values.shape)}"
+        )
+    if values.dtype.kind not in "fiu" or (values.dtype.kind == "f" and not np.isfinite(values).all()):
+        problem = "values that are not finite" if values.dtype.kind == "f" else f"dtype {values.dtype}"
+        raise DataError(f"{name}: sequences must be finite numbers, got {problem}")
+    if labels.shape != values.shape[:1] or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{name}: labels must be {len(values)} integers, one for each sequence, "
+            f"got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if values.dtype.kind in "iu" and values.dtype != np.uint8 and (values.ndim == 3 or values.min() < 0):
+        raise DataError(f"{name}: integers other than uint8 are tokens: expected (n, T), none below 0")
+    if labels.min() < 0:
+        raise DataError(f"{name}: labels must be 0 or more, got {labels.min()}")
+    return values, labels.astype(np.int64)
