@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qlstm_bench.gradients.chain_rule import LSTMChainRule
 from qlstm_bench.gradients.spectral import spectral_norms
 from qlstm_bench.gradients.state_norms import vector_norms
 from qlstm_bench.gradients.unrolled import Unrolled
@@ -134,22 +135,13 @@ def lstm_lambdas(unrolled: Unrolled) -> Lambdas:
 
 def lstm_bounds(unrolled: Unrolled) -> Bounds:
     """Return both sides of :func:`lstm_lambdas`' inequality."""
-    u, lambdas = unrolled, lstm_lambdas(unrolled)
-    kappa, project = lambdas.kappa, lambdas.project
-    i, f, g, o = (u.x + u.r).unbind(2)
-    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-    squashed = (u.c if u.cell_norm is None else u.cell_norm.output.flatten(2)).tanh()
-    slopes = (g * i * (1 - i), u.c_before * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o))
-    emitted = u.dh if u.path.projection is None else u.dh @ u.path.projection.detach()
-    through = u.pull_back(torch.stack([*(u.dc * slope for slope in slopes[:3]), emitted * slopes[3]], 2))
-
-    acting = u.stretch * lambdas.norms
-    carry = _following(u.largest(f), at_end=0.0)
-    leaving = kappa * u.largest(o * (1 - squashed * squashed))
-    steepest = torch.stack([u.largest(slope) for slope in slopes], -1)
-    tight1, tight2 = _combine(acting * steepest, leaving, project)
+    u, lambdas, rule = unrolled, lstm_lambdas(unrolled), LSTMChainRule(unrolled)
+    through = rule.to_hidden(u.dh, u.dc)
+    carry = _following(u.largest(rule.forget), at_end=0.0)
+    leaving = lambdas.kappa * u.largest(rule.leaving)
+    steepest = torch.stack([u.largest(slope) for slope in rule.slopes], -1)
+    tight1, tight2 = _combine(u.stretch * lambdas.norms * steepest, leaving, lambdas.project)
     tight2 = carry * tight2
-
     dh = u.over_batch(u.dh)
     dc = u.over_batch(_following(u.dc, at_end=0.0))
     lambda1, lambda2 = lambdas.lambda1, lambdas.lambda2
@@ -163,7 +155,7 @@ def lstm_bounds(unrolled: Unrolled) -> Bounds:
         measured=Inequality(tight1, tight2, tight1 * dh + tight2 * dc),
         squared=_squared(lambdas, dh, dc) if u.couples else None,
         carry=carry,
-        through_output=project * leaving,
+        through_output=lambdas.project * leaving,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from qlstm_bench.gradients.bounds import Bounds, Inequality, Lambdas, direct_norms
+from qlstm_bench.gradients.chain_rule import GRUChainRule
 from qlstm_bench.gradients.spectral import spectral_norms
 from qlstm_bench.gradients.unrolled import Unrolled
 
@@ -33,21 +34,10 @@ def gru_lambdas(unrolled: Unrolled) -> Lambdas:
 
 def gru_bounds(unrolled: Unrolled) -> Bounds:
     """Return both sides of :func:`gru_lambdas`' inequality."""
-    u, lambdas = unrolled, gru_lambdas(unrolled)
-    parted = u.r[:, :, 2]
-    reset = (u.x[:, :, 0] + u.r[:, :, 0]).sigmoid()
-    update = (u.x[:, :, 1] + u.r[:, :, 1]).sigmoid()
-    new = (u.x[:, :, 2] + reset * parted).tanh()
-    of_new = (1 - update) * (1 - new * new)
-    slopes = (
-        of_new * parted * reset * (1 - reset),
-        (u.h_before - new) * update * (1 - update),
-        of_new * reset,
-    )
-    through = update * u.dh + u.pull_back(torch.stack([u.dh * slope for slope in slopes], 2))
-
-    steepest = torch.stack([u.largest(slope) for slope in slopes], -1)
-    tight = u.largest(update) + (steepest * u.stretch * lambdas.norms).sum(-1)
+    u, lambdas, rule = unrolled, gru_lambdas(unrolled), GRUChainRule(unrolled)
+    through = rule.to_hidden(u.dh)
+    steepest = torch.stack([u.largest(slope) for slope in rule.slopes], -1)
+    tight = u.largest(rule.update) + (steepest * u.stretch * lambdas.norms).sum(-1)
     dh = u.over_batch(u.dh)
     none = torch.zeros_like(dh)
     return Bounds(
