@@ -95,8 +95,8 @@ def bounded_stretch(bounds: Bounds, inequality: Inequality) -> Tensor:
     """Return what an inequality allows for log10 ``‖∂h_T/∂h_t‖₂``, t = 0 … T − 1: ``(T, batch or 1)``.
 
     Steps follow ``a_{k−1} = λ1 a_k + λ2 b_{k+1}``, ``b_k = κ p a_k + φ b_{k+1}`` from ``a_T = 1`` and
-    ``b_{T+1} = 0``, where b bounds ``‖∂h_T/∂c_k‖``. By the proposition alone φ = 1; measured, it is the largest
-    forget gate.
+    ``b_{T+1} = 0``, where b bounds ``‖∂h_T/∂c_k‖``. By the proposition alone φ = 1; measured, it is the
+    largest forget gate.
 
     Args:
         bounds: of the layer.
