@@ -45,7 +45,7 @@ class Board:
         self._rows = [_Row(label) for label in labels]
         self._ended: list[int] = []
         self._live = Live(
-            console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True
+            console=self._console, get_renderable=self.render, refresh_per_second=4, transient=True
         )
 
     def __enter__(self) -> Board:
@@ -87,7 +87,8 @@ class Board:
         if not self._console.is_terminal:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _render(self) -> Group:
+    def render(self) -> Group:
+        """Return the table as it is now."""
         running = [row for row in self._rows if row.state == "running"]
         last = [self._rows[number] for number in reversed(self._ended)]
         shown = [*running, *last][: max(1, self._console.height - _MARGIN)]

@@ -74,11 +74,12 @@ def local_workers(count: int | None = None) -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             memory_limit=None,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
+        client.register_plugin(worker.OutliveInterrupts())
         yield client
 
 
@@ -157,7 +158,7 @@ def run_all(
             client.unsubscribe_topic(sweep)
         if not ended:
             client.cancel(list(futures))
-            client.run(worker.stop, sweep)
+            client.run(worker.stop, sweep, on_error="ignore")
 
 
 def cores() -> int:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distributed import Worker, WorkerPlugin, get_worker
+
 from qlstm_bench.runs import RunBusyError
 from qlstm_bench.train import Outcome, train
 
 _INTERVAL_S = 0.5
+_BUSY_S = 2.0
 _stopped: set[str] = set()  # sweeps that were interrupted
 
 
 class _Stop(BaseException):
     """Ends a training without a result; no Exception, so that the run is not recorded as failed."""
+
+
+class OutliveInterrupts(WorkerPlugin):
+    """Keeps ctrl-C, which reaches all processes of a terminal, from the workers: the sweep stops them."""
+
+    def setup(self, worker: Worker) -> None:
+        """Ignore interrupts in a worker's process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stop(sweep: str) -> None:
@@ -37,18 +49,17 @@ def train_one(settings: Mapping[str, Any], out: Path, force: bool, sweep: str, n
         what became of it, or ``None`` where the sweep was stopped.
     """
     import torch
-    from distributed import get_worker
 
     torch.set_num_threads(1)
     worker = get_worker()
-    told = -_INTERVAL_S
+    told: float | None = None
 
     def tell(step: int, steps: int, figures: Mapping[str, float]) -> None:
         nonlocal told
         if sweep in _stopped:
             raise _Stop
-        if time.monotonic() - told >= _INTERVAL_S or step == steps:
-            told = time.monotonic()
+        if told is None or time.monotonic() - told >= _INTERVAL_S or step == steps:
+            told = time.monotonic() if step else None  # the first step is told in any case
             message = {"run": number, "worker": worker.address, "step": step, "steps": steps}
             worker.log_event(sweep, message | {"figures": dict(figures)})
 
@@ -59,7 +70,7 @@ def train_one(settings: Mapping[str, Any], out: Path, force: bool, sweep: str, n
                 return train(settings, out, force=force, listen=tell)
             except RunBusyError:
                 # Another sweep, or a worker that the scheduler has lost sight of: its result will do.
-                time.sleep(_INTERVAL_S)
+                time.sleep(_BUSY_S)
                 tell(0, 0, {})
     except _Stop:
         return None
