@@ -27,7 +27,7 @@ _INT = ir.IntType(32)
 _BIT = ir.IntType(1)
 # Products and sums may fuse; nothing may be reordered, since kernels add and subtract constants in order to
 # round.
-_FLAGS = ("contract",)
+FLAGS = ("contract",)
 
 
 class Vector(types.Type):
@@ -51,7 +51,8 @@ def _float(dtype: Any) -> Any:
     return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
 
 
-def _vector(vector: Vector) -> Any:
+def llvm_vector(vector: Vector) -> Any:
+    """Return the LLVM type."""
     return ir.VectorType(_float(vector.dtype), vector.lanes)
 
 
@@ -66,7 +67,7 @@ def _mask(lanes: int) -> Any:
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
-        super().__init__(manager, vector, _vector(vector))  # type: ignore[no-untyped-call]
+        super().__init__(manager, vector, llvm_vector(vector))  # type: ignore[no-untyped-call]
 
 
 @register_model(Mask)
@@ -75,7 +76,8 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, mask, _mask(mask.lanes))  # type: ignore[no-untyped-call]
 
 
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
+def splat(builder: Any, value: Any, lanes: int) -> Any:
+    """Emit a vector of ``lanes`` times ``value``."""
     empty = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     single = builder.insert_element(empty, value, ir.Constant(_INT, 0))
     return builder.shuffle_vector(single, empty, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
@@ -102,6 +104,33 @@ def _suffix(vector: Vector, pointer: Any) -> str:
     return f"{name}.p0" if str(pointer.type) == "ptr" else f"{name}.p0{name}"
 
 
+def emit_load(builder: Any, vector: Vector, pointer: Any, mask: Any) -> Any:
+    """Emit a load of the lanes inside the mask; others are zero."""
+    type_ = llvm_vector(vector)
+    name = f"llvm.masked.load.{_suffix(vector, pointer)}"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(type_, [pointer.type, _INT, mask.type, type_]), name
+    )
+    alignment = ir.Constant(_INT, vector.dtype.bitwidth // 8)
+    return builder.call(function, [pointer, alignment, mask, ir.Constant(type_, None)])
+
+
+def emit_store(builder: Any, vector: Vector, pointer: Any, mask: Any, value: Any) -> None:
+    """Emit a store of the lanes inside the mask."""
+    name = f"llvm.masked.store.{_suffix(vector, pointer)}"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [value.type, pointer.type, _INT, mask.type]), name
+    )
+    alignment = ir.Constant(_INT, vector.dtype.bitwidth // 8)
+    builder.call(function, [value, pointer, alignment, mask])
+
+
+def emit_first(builder: Any, count: Any, lanes: int) -> Any:
+    """Emit the mask of the first ``count`` lanes, none if it is negative."""
+    indexes = ir.Constant(ir.VectorType(_INT, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", indexes, splat(builder, builder.trunc(count, _INT), lanes))
+
+
 @intrinsic
 def lanes(context: Any, array: Any) -> Any:
     """How many elements of ``array`` a vector holds."""
@@ -119,9 +148,7 @@ def first(context: Any, array: Any, count: Any) -> Any:
     n = _BYTES * 8 // array.dtype.bitwidth
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number = builder.trunc(args[1], _INT)
-        indexes = ir.Constant(ir.VectorType(_INT, n), list(range(n)))
-        return builder.icmp_signed("<", indexes, _splat(builder, number, n))
+        return emit_first(builder, args[1], n)
 
     return Mask(n)(array, types.int64), emit
 
@@ -132,14 +159,8 @@ def load(context: Any, array: Any, i: Any, k: Any, j: Any, mask: Any) -> Any:
     vector = _check_array(array)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        type_ = _vector(vector)
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1:4], type_)
-        name = f"llvm.masked.load.{_suffix(vector, pointer)}"
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(type_, [pointer.type, _INT, args[4].type, type_]), name
-        )
-        alignment = ir.Constant(_INT, vector.dtype.bitwidth // 8)
-        return builder.call(function, [pointer, alignment, args[4], ir.Constant(type_, None)])
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1:4], llvm_vector(vector))
+        return emit_load(builder, vector, pointer, args[4])
 
     return vector(array, types.int64, types.int64, types.int64, mask), emit
 
@@ -152,14 +173,8 @@ def store(context: Any, array: Any, i: Any, k: Any, j: Any, mask: Any, value: An
         raise TypingError(f"cannot store {value} in {array}")
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        type_ = _vector(vector)
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1:4], type_)
-        name = f"llvm.masked.store.{_suffix(vector, pointer)}"
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [type_, pointer.type, _INT, args[4].type]), name
-        )
-        alignment = ir.Constant(_INT, vector.dtype.bitwidth // 8)
-        builder.call(function, [args[5], pointer, alignment, args[4]])
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1:4], llvm_vector(vector))
+        emit_store(builder, vector, pointer, args[4], args[5])
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.int64, types.int64, mask, value), emit
@@ -171,7 +186,7 @@ def zero(context: Any, array: Any) -> Any:
     vector = Vector(array.dtype)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return ir.Constant(_vector(vector), None)
+        return ir.Constant(llvm_vector(vector), None)
 
     return vector(array), emit
 
@@ -180,7 +195,7 @@ def _operand(context: Any, builder: Any, given: Any, value: Any, vector: Vector)
     """A number as a vector; a vector as it is."""
     if isinstance(given, Vector):
         return value
-    return _splat(builder, context.cast(builder, value, given, vector.dtype), vector.lanes)
+    return splat(builder, context.cast(builder, value, given, vector.dtype), vector.lanes)
 
 
 def _define(function: Callable[..., Any], instruction: str) -> None:
@@ -200,7 +215,7 @@ def _define(function: Callable[..., Any], instruction: str) -> None:
             _operand(context, builder, given, value, signature.return_type)
             for given, value in zip(signature.args, args, strict=True)
         )
-        return getattr(builder, instruction)(*vectors, flags=_FLAGS)
+        return getattr(builder, instruction)(*vectors, flags=FLAGS)
 
     for operands in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
         lower_builtin(function, *operands)(lower)
@@ -231,7 +246,7 @@ def _unary(name: str) -> Any:
     @intrinsic
     def apply(context: Any, a: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            type_ = _vector(a)
+            type_ = llvm_vector(a)
             function = cgutils.get_or_insert_function(
                 builder.module, ir.FunctionType(type_, [type_]), f"llvm.{name}.v{a.lanes}f{a.dtype.bitwidth}"
             )
@@ -250,7 +265,7 @@ def _extremum(comparison: str) -> Any:
     @intrinsic
     def apply(context: Any, a: Any, number: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            bound = _splat(builder, context.cast(builder, args[1], signature.args[1], a.dtype), a.lanes)
+            bound = splat(builder, context.cast(builder, args[1], signature.args[1], a.dtype), a.lanes)
             # An ordered comparison with NaN is false: NaN stays.
             return builder.select(builder.fcmp_ordered(comparison, args[0], bound), bound, args[0])
 
@@ -268,7 +283,7 @@ def where_less(context: Any, a: Any, number: Any, then: Any, otherwise: Any) -> 
     """``then`` in the lanes where ``a < number``, else ``otherwise``."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bound = _splat(builder, context.cast(builder, args[1], signature.args[1], a.dtype), a.lanes)
+        bound = splat(builder, context.cast(builder, args[1], signature.args[1], a.dtype), a.lanes)
         return builder.select(builder.fcmp_ordered("<", args[0], bound), args[2], args[3])
 
     return a(a, number, a, a), emit
@@ -285,7 +300,7 @@ def power_of_two(context: Any, rounded: Any) -> Any:
         n = builder.bitcast(args[0], bits)
         biased = builder.add(n, ir.Constant(bits, [bias] * rounded.lanes))
         shifted = builder.shl(biased, ir.Constant(bits, [fraction] * rounded.lanes))
-        return builder.bitcast(shifted, _vector(rounded))
+        return builder.bitcast(shifted, llvm_vector(rounded))
 
     return rounded(rounded), emit
 
@@ -298,7 +313,7 @@ def total(context: Any, a: Any) -> Any:
         scalar = _float(a.dtype)
         name = f"llvm.vector.reduce.fadd.v{a.lanes}f{a.dtype.bitwidth}"
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(scalar, [scalar, _vector(a)]), name
+            builder.module, ir.FunctionType(scalar, [scalar, llvm_vector(a)]), name
         )
         return builder.call(function, [ir.Constant(scalar, 0.0), args[0]], fastmath=("reassoc",))
 
@@ -310,6 +325,6 @@ def only(context: Any, a: Any, mask: Any) -> Any:
     """``a``, and zeros in the lanes that the mask lacks."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(args[1], args[0], ir.Constant(_vector(a), None))
+        return builder.select(args[1], args[0], ir.Constant(llvm_vector(a), None))
 
     return a(a, mask), emit

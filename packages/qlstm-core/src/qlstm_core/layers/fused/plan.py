@@ -101,13 +101,21 @@ class Arguments(NamedTuple):
     recurrent: Tensor
     inner: Tensor | None
 
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The recurrent weight, one matrix or two."""
+        return (self.recurrent,) if self.inner is None else (self.recurrent, self.inner)
+
+
+CHUNK = 1 << 21
+"""Pre-activations of a chunk, at least: 8 MiB in float32."""
+
 
 class Chunk(NamedTuple):
     """Consecutive steps, in the order of processing, and the rows of the sequence that they take.
 
     The large matrix products go over one chunk at a time: enough rows for the products to run at full speed,
-        few
-    enough for their operands to stay in the cache and not to need memory for the whole sequence.
+    few enough for their operands to stay in the cache and not to need memory for the whole sequence.
     """
 
     counts: range
@@ -173,9 +181,10 @@ class Plan:
             row += size
         return steps[::-1] if self.reverse else steps
 
-    def chunks(self, rows: int) -> list[Chunk]:
-        """Split the steps into chunks of at least ``rows`` rows, but for the last."""
+    def chunks(self) -> list[Chunk]:
+        """Split the steps into chunks of at least ``CHUNK`` pre-activations, but for the last."""
         steps = self.order()
+        rows = CHUNK // (self.segments * self.units)
         chunks, start = [], 0
         while start < len(steps):
             end, total = start, 0

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qlstm_core.layers.fused.chunk_products import add_outer
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
 
 
@@ -68,9 +69,8 @@ class _Dense:
 
     def collect(self, d: Tensor, h: Tensor) -> None:
         if self.gradient is None:
-            self.gradient = torch.mm(d.t(), h)
-        else:
-            self.gradient.addmm_(d.t(), h)
+            self.gradient = torch.zeros_like(self.weight)
+        add_outer(self.gradient, d, h)
 
     @property
     def gradients(self) -> tuple[Tensor, ...]:

@@ -38,19 +38,19 @@ def _add(sums: Any, i: int, s: int, j: int, inside: Any, value: Any) -> None:
 
 
 @compiled("")
-def input_moments(x: Any, flags: Any, eps: Any, mean: Any, scale: Any) -> None:
+def input_moments(x: Any, norm: int, eps: float, mean: Any, scale: Any) -> None:
     """Write the moments of every segment of ``x``."""
     for row in range(x.shape[0]):
         for s in range(x.shape[1]):
-            mean[row, s], scale[row, s] = moments(x, row, s, flags[0], eps[0])
+            mean[row, s], scale[row, s] = moments(x, row, s, norm, eps)
 
 
 @compiled("")
-def input_back(d: Any, x: Any, mean: Any, scale: Any, gain: Any, flags: Any, sums: Any) -> None:
+def input_back(d: Any, x: Any, mean: Any, scale: Any, gain: Any, norm: int, sums: Any) -> None:
     """Turn ``d``, ∂L/∂(normalised x), into ∂L/∂x in place; add to the gain's ``sums``, ``(4, S, units)``."""
     for row in range(x.shape[0]):
         for s in range(x.shape[1]):
-            back(d, row, x, row, s, mean, scale, row, gain, flags[0], sums, GAIN_X)
+            back(d, row, x, row, s, mean, scale, row, gain, norm, sums, GAIN_X)
 
 
 @compiled("")

@@ -15,6 +15,10 @@ BIAS_C, GAIN_C = 0, 1
 """The same for the cell state."""
 
 
+WORTH_KEEPING = 64
+"""Features of the input above which its product costs more to compute again than to keep."""
+
+
 class Tape(NamedTuple):
     """What is kept per row of the sequence; gates and hidden states are computed anew in the backward pass.
 
@@ -25,7 +29,8 @@ class Tape(NamedTuple):
         previous: the state before each step, c_{t−1} or, for the GRU, h_{t−1}, ``(rows, groups, units)``.
         p_moments: over features ``(rows, S)``, over the batch ``(steps, S, units)``.
         c_moments: ``(rows, groups)`` or ``(steps, groups, units)``.
-        x_moments: ``(steps, S, units)``, over the batch only.
+        x_moments: over the batch ``(steps, S, units)``; over features ``(rows, S)`` if x is kept, else no rows.
+        x: the input side, ``(rows, S, units)``; no rows where it is given, or cheaper to compute again.
     """
 
     p: Tensor
@@ -33,14 +38,19 @@ class Tape(NamedTuple):
     p_moments: tuple[Tensor, Tensor]
     c_moments: tuple[Tensor, Tensor]
     x_moments: tuple[Tensor, Tensor]
+    x: Tensor
 
     @classmethod
-    def new(cls, plan: Plan, like: Tensor, rows: int) -> Tape:
-        """Return a tape with room for ``rows`` rows."""
+    def new(cls, plan: Plan, arguments: Arguments, *, keep: bool) -> Tape:
+        """Return a tape with room for every row of the sequence, or for those of one step."""
+        like = arguments.h
+        rows = plan.rows if keep else plan.batch_sizes[0]
+        weight_x = arguments.weight_x
+        rows_x = rows if keep and weight_x is not None and weight_x.shape[1] > WORTH_KEEPING else 0
         segments, groups, units = plan.segments, plan.groups, plan.units
         steps = len(plan.batch_sizes)
 
-        def moments(norm: Norm | None, count: int) -> tuple[Tensor, Tensor]:
+        def moments(norm: Norm | None, count: int, rows: int = rows) -> tuple[Tensor, Tensor]:
             if not plan.over_batch:
                 return like.new_empty(rows, count), like.new_empty(rows, count)
             if norm is None:
@@ -54,18 +64,19 @@ class Tape(NamedTuple):
             like.new_empty(rows, groups, units),
             moments(plan.norm_h, segments),
             moments(plan.norm_c, groups),
-            moments(plan.norm_x, segments) if plan.over_batch else (like.new_empty(0), like.new_empty(0)),
+            moments(plan.norm_x, segments, rows_x),
+            like.new_empty(rows_x, segments, units),
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return all of it flat."""
-        return (self.p, self.previous, *self.p_moments, *self.c_moments, *self.x_moments)
+        return (self.p, self.previous, *self.p_moments, *self.c_moments, *self.x_moments, self.x)
 
     @classmethod
     def of(cls, tensors: tuple[Tensor, ...]) -> Tape:
         """Undo :meth:`tensors`."""
-        p, previous, *moments = tensors
-        return cls(p, previous, *zip(moments[::2], moments[1::2], strict=True))
+        p, previous, *moments, x = tensors
+        return cls(p, previous, *zip(moments[::2], moments[1::2], strict=True), x)
 
 
 class Scales(NamedTuple):

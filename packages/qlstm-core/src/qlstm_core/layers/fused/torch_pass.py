@@ -1,4 +1,4 @@
-"""One time step, apart from the matrix products, by torch operations: for GPUs and all else but CPUs."""
+"""The time steps by torch operations: for GPUs and all else but CPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qlstm_core.layers.fused.plan import Norm, Plan
+from qlstm_core.layers.fused.passes import Backward, Forward
+from qlstm_core.layers.fused.plan import Arguments, Chunk, Norm, Plan
+from qlstm_core.layers.fused.products import product
 from qlstm_core.layers.fused.tape import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X, Scales, Sums, Tape
 
 Rows = slice | Tensor
@@ -71,49 +73,90 @@ class _Side:
 
 
 class TorchPass:
-    """The two passes over a step; methods as :class:`qlstm_core.layers.fused.passes.Pass` has them."""
+    """All steps; methods as :class:`qlstm_core.layers.fused.passes.Pass` has them."""
 
-    def __init__(self, plan: Plan, scales: Scales, tape: Tape) -> None:
+    def __init__(self, plan: Plan, arguments: Arguments, tape: Tape) -> None:
+        scales = Scales.of(plan, arguments)
         self.plan = plan
+        self.arguments = arguments
         self.tape = tape
+        self.steps = plan.order()
+        self.recurrent = product(arguments.weights)
         self.side_x = _Side(plan.norm_x, scales.gain_x, scales.bias_x, tape.x_moments)
         self.side_h = _Side(plan.norm_h, scales.gain_h, scales.bias_h, tape.p_moments)
         self.side_c = _Side(plan.norm_c, scales.gain_c, scales.bias_c, tape.c_moments)
-        self.sums = Sums.new(plan, tape.p, 1)
+        if arguments.weight_x is None:
+            self._read_input(arguments.input, 0)
 
-    def read_input(self, x: Tensor, first: int) -> None:
-        """See Pass."""
+    def _multiply_input(self, chunk: Chunk) -> None:
+        """Compute the input side of a chunk, where it is not given."""
+        weight = self.arguments.weight_x
+        if weight is not None:
+            x = self.arguments.input[chunk.first : chunk.last] @ weight.t()
+            self._read_input(x.view(-1, self.plan.segments, self.plan.units), chunk.first)
+
+    def _read_input(self, x: Tensor, first: int) -> None:
         self.x, self.first = x, first
         if not self.plan.over_batch:
             self.side_x.moments = (x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2]))
             self.side_x.measure(x, 0, slice(None))
 
-    def start_forward(self, c: Tensor, h: Tensor, y: Tensor) -> None:
-        """See Pass."""
-        self.c, self.h, self.y = c, h, y
+    def _by_units(self, rows: Tensor) -> Tensor:
+        return rows.view(-1, self.plan.groups, self.plan.units)
 
-    def start_backward(
-        self, dy: Tensor, dh: Tensor, dc: Tensor, dx: Tensor, dp: Tensor, hidden: Tensor
-    ) -> None:
+    def forward(self, buffers: Forward, *, keep: bool) -> None:
         """See Pass."""
-        self.dy, self.dh, self.dc, self.dx, self.dp, self.hidden = dy, dh, dc, dx, dp, hidden
+        h, c, hidden, y = buffers
+        projection = self.arguments.projection
+        products = self.tape.p.flatten(1)
+        for chunk in self.plan.chunks():
+            self._multiply_input(chunk)
+            for count in chunk.counts:
+                row, size = self.steps[count]
+                slot = row if keep else 0
+                self.recurrent.apply(h[:size], products[slot : slot + size])
+                self._step(self._by_units(hidden), self._by_units(c), count, size, row, slot)
+                if projection is not None:
+                    torch.mm(hidden[:size], projection.t(), out=h[:size])
+                y[row : row + size] = h[:size]
+
+    def start_backward(self, buffers: Backward) -> None:
+        """See Pass."""
+        self.buffers = buffers
+        self.sums = Sums.new(self.plan, buffers.dh, 1)
+
+    def backward(self, chunk: Chunk) -> None:
+        """See Pass."""
+        projection, buffers = self.arguments.projection, self.buffers
+        self._multiply_input(chunk)
+        for count in reversed(chunk.counts):
+            row, size = self.steps[count]
+            own = slice(row - chunk.first, row - chunk.first + size)
+            dh = buffers.dh[:size]
+            dh += buffers.dy[row : row + size]
+            if projection is not None:
+                buffers.d_outputs[own] = dh
+                torch.mm(dh, projection, out=buffers.d_hidden[:size])
+            self._step_back(count, size, row, chunk.first)
+            if count or buffers.initial:
+                self.recurrent.pull(buffers.dp[own].flatten(1), dh, add=self.plan.family == "gru")
 
     def _input_rows(self, row: int, size: int) -> Rows:
         if self.plan.tokens is not None:
             return self.plan.tokens[row : row + size]
         return slice(row - self.first, row - self.first + size)
 
-    def forward(self, count: int, size: int, row: int, slot: int) -> None:
-        """See Pass."""
+    def _step(self, hidden: Tensor, cell: Tensor, count: int, size: int, row: int, slot: int) -> None:
+        """Turn the state before a step, and the recurrent product on the tape, into the state after it."""
         rows, from_x = slice(slot, slot + size), self._input_rows(row, size)
-        p, x, h = self.tape.p[rows], self.x[from_x], self.h[:size]
+        p, x, h = self.tape.p[rows], self.x[from_x], hidden[:size]
         self.side_h.measure(p, count, rows)
         if self.plan.over_batch:
             self.side_x.measure(x, count, from_x)
         xs = self._split(self.side_x.normalize(x, count, from_x).value)
         hs = self._split(self.side_h.normalize(p, count, rows).value)
         if self.plan.family == "lstm":
-            c = self.c[:size]
+            c = cell[:size]
             i, f, g, o = (xs + hs).unbind(2)
             self.tape.previous[rows] = c
             c.copy_(f.sigmoid() * c + i.sigmoid() * g.tanh())
@@ -123,29 +166,26 @@ class TorchPass:
             self.tape.previous[rows] = h
             _, update, new = _gru_gates(xs, hs)
             h.copy_(new + update * (h - new))
-        if len(self.y):
-            self.y[row : row + size] = h
 
-    def backward(self, count: int, size: int, row: int, first: int) -> None:
-        """See Pass."""
+    def _step_back(self, count: int, size: int, row: int, first: int) -> None:
+        """Turn the derivatives after a step into those before it, but for the recurrent product."""
         rows, from_x = slice(row, row + size), self._input_rows(row, size)
         to = slice(row - first, row - first + size)
-        previous, dh = self.tape.previous[rows], self.dh[:size]
+        previous, dh = self.tape.previous[rows], self._by_units(self.buffers.d_hidden)[:size]
         side_x = self.side_x.normalize(self.x[from_x], count, from_x)
         side_h = self.side_h.normalize(self.tape.p[rows], count, rows)
         xs, hs = self._split(side_x.value), self._split(side_h.value)
-        if len(self.dy):
-            dh += self.dy[rows]
         if self.plan.family == "lstm":
-            dx = dp = self._lstm_back(xs + hs, previous, dh, self.dc[:size], count, rows, to)
+            dc = self._by_units(self.buffers.dc)[:size]
+            dx = dp = self._lstm_back(xs + hs, previous, dh, dc, count, rows, to)
         else:
             dx, dp = _gru_back(xs, hs, previous, dh)
         sides = self.sums.sides[0]
         for d, side, bias, gain in ((dx, side_x, BIAS_X, GAIN_X), (dp, side_h, BIAS_H, GAIN_H)):
             sides[bias] += d.sum(0)
             sides[gain] += (d * side.z).sum(0)
-        self.dx[to] = self.side_x.back(dx, side_x)
-        self.dp[to] = self.side_h.back(dp, side_h)
+        self.buffers.dx[to] = self.side_x.back(dx, side_x)
+        self.buffers.dp[to] = self.side_h.back(dp, side_h)
 
     def _split(self, p: Tensor) -> Tensor:
         """View ``(n, S, units)`` as ``(n, groups, gates, units)``."""
@@ -158,8 +198,8 @@ class TorchPass:
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         side_c = self.side_c.normalize(f * previous + i * g, count, rows)
         squashed = side_c.value.tanh()
-        if len(self.hidden):
-            self.hidden[to] = o * squashed
+        if len(self.buffers.hidden):
+            self._by_units(self.buffers.hidden)[to] = o * squashed
         d_value = dh * o * (1 - squashed * squashed)
         self.sums.cell[0, BIAS_C] += d_value.sum(0)
         self.sums.cell[0, GAIN_C] += (d_value * side_c.z).sum(0)
@@ -180,6 +220,10 @@ class TorchPass:
         """See Pass."""
         assert self.plan.tokens is not None
         table.index_add_(0, self.plan.tokens[first : first + len(d)], d)
+
+    def gradients(self) -> Sums:
+        """See Pass."""
+        return self.sums
 
 
 def _gru_gates(xs: Tensor, hs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,36 @@
+"""The large products over the rows of a chunk: gradients of the weights and of the input.
+
+On a CPU by the tiles of the recurrent product, in the threads that run the steps: a library's own threads,
+which wait actively for their next work, would take the processors from ours.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+
+def add_outer(out: Tensor, d: Tensor, h: Tensor) -> None:
+    """``out += dᵀ h``, for ``d`` ``(rows, n)`` and ``h`` ``(rows, k)``."""
+    if _compiled(out):
+        from qlstm_core.layers.fused.compiled_products import add_outer as add
+
+        add(out, d, h)
+    else:
+        out.addmm_(d.t(), h)
+
+
+def write_product(out: Tensor, a: Tensor, matrix: Tensor) -> None:
+    """``out = a · matrix``, for ``a`` ``(rows, k)`` and ``matrix`` ``(k, n)``."""
+    if _compiled(out):
+        from qlstm_core.layers.fused.compiled_products import write_product as write
+
+        write(out, a, matrix)
+    else:
+        torch.mm(a, matrix, out=out)
+
+
+def _compiled(out: Tensor) -> bool:
+    return out.device.type == "cpu" and find_spec("numba") is not None
