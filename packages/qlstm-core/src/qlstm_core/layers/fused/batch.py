@@ -1,8 +1,8 @@
 """Normalisation over the batch, in kernels: a mean and a variance for each step, segment and unit.
 
 Moments are arrays ``(steps, segments, units)``, of which step ``t`` is used. Rows of an array p are
-``index[start + r] − base``, r from 0 to ``count``; all functions act on the units that ``j`` and the mask
-``inside`` name.
+``index[start + r] − base``, r from 0 to ``count``; all functions act on units ``begin`` to ``end`` of every
+segment. They go through memory row by row: unit by unit, each row would be on another page.
 """
 
 from __future__ import annotations
@@ -10,35 +10,47 @@ from __future__ import annotations
 from typing import Any
 
 from qlstm_core.jit import compiled
-from qlstm_core.vectors import load, sqrt, store, zero
+from qlstm_core.vectors import first, lanes, load, sqrt, store, zero
 
 
 @compiled(None)
 def measure(
-    p: Any,
-    index: Any,
-    start: int,
-    base: int,
-    count: int,
-    s: int,
-    j: int,
-    inside: Any,
-    mean: Any,
-    var: Any,
-    t: int,
+    p: Any, index: Any, start: int, base: int, count: int, begin: int, end: int, mean: Any, var: Any, t: int
 ) -> None:
     """Write the mean and the mean squared deviation from it."""
     size = p.dtype.type(count)
-    sums = zero(p)
+    _fill(mean, t, begin, end)
     for r in range(count):
-        sums = sums + load(p, index[start + r] - base, s, j, inside)
-    centre = sums / size
-    squares = zero(p)
+        row = index[start + r] - base
+        for s in range(p.shape[1]):
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
+                store(mean, t, s, j, inside, load(mean, t, s, j, inside) + load(p, row, s, j, inside))
+    _divide(mean, t, begin, end, size)
+    _fill(var, t, begin, end)
     for r in range(count):
-        centred = load(p, index[start + r] - base, s, j, inside) - centre
-        squares = squares + centred * centred
-    store(mean, t, s, j, inside, centre)
-    store(var, t, s, j, inside, squares / size)
+        row = index[start + r] - base
+        for s in range(p.shape[1]):
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
+                centred = load(p, row, s, j, inside) - load(mean, t, s, j, inside)
+                store(var, t, s, j, inside, load(var, t, s, j, inside) + centred * centred)
+    _divide(var, t, begin, end, size)
+
+
+@compiled(None)
+def _fill(sums: Any, t: int, begin: int, end: int) -> None:
+    for s in range(sums.shape[1]):
+        for j in range(begin, end, lanes(sums)):
+            store(sums, t, s, j, first(sums, end - j), zero(sums))
+
+
+@compiled(None)
+def _divide(sums: Any, t: int, begin: int, end: int, size: Any) -> None:
+    for s in range(sums.shape[1]):
+        for j in range(begin, end, lanes(sums)):
+            inside = first(sums, end - j)
+            store(sums, t, s, j, inside, load(sums, t, s, j, inside) / size)
 
 
 @compiled(None, forceinline=True)
@@ -49,28 +61,47 @@ def scale(var: Any, t: int, s: int, j: int, inside: Any, eps: float) -> Any:
 
 @compiled(None)
 def back(
-    d: Any, d_row: int, p: Any, index: Any, start: int, base: int, count: int, s: int, j: int, inside: Any,
-    mean: Any, var: Any, t: int, eps: float, gain: Any, batch: int, sums: Any, bias_kind: int, gain_kind: int,
+    d: Any, d_row: int, p: Any, index: Any, start: int, base: int, count: int, begin: int, end: int,
+    mean: Any, var: Any, t: int, eps: float, gain: Any, batch: bool,
+    sums: Any, bias_kind: int, gain_kind: int, own: Any,
 ) -> None:  # fmt: skip
     """Turn ``d``, ∂L/∂(gain ⊙ z + bias), into ∂L/∂p, in place; add its sum and that of ``d ⊙ z`` to ``sums``.
 
     ``∂L/∂p = gain ⊙ scale ⊙ (d − mean(d) − z ⊙ mean(d z))`` over the batch; without the means where moments
-    are given.
+    are given. ``own`` has room for three lines: the two sums, and the scale.
     """
-    centre = load(mean, t, s, j, inside)
-    factor = scale(var, t, s, j, inside, eps)
-    sum_d, sum_dz = zero(p), zero(p)
+    for kind in range(2):
+        _fill(own, kind, begin, end)
+    for s in range(p.shape[1]):
+        for j in range(begin, end, lanes(p)):
+            inside = first(p, end - j)
+            store(own, 2, s, j, inside, scale(var, t, s, j, inside, eps))
     for r in range(count):
-        z = (load(p, index[start + r] - base, s, j, inside) - centre) * factor
-        dz = load(d, d_row + r, s, j, inside)
-        sum_d = sum_d + dz
-        sum_dz = sum_dz + dz * z
-    store(sums, bias_kind, s, j, inside, load(sums, bias_kind, s, j, inside) + sum_d)
-    store(sums, gain_kind, s, j, inside, load(sums, gain_kind, s, j, inside) + sum_dz)
+        row = index[start + r] - base
+        for s in range(p.shape[1]):
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
+                z = load(p, row, s, j, inside) - load(mean, t, s, j, inside)
+                z = z * load(own, 2, s, j, inside)
+                dz = load(d, d_row + r, s, j, inside)
+                store(own, 0, s, j, inside, load(own, 0, s, j, inside) + dz)
+                store(own, 1, s, j, inside, load(own, 1, s, j, inside) + dz * z)
     part = p.dtype.type(batch) / p.dtype.type(count)
-    sum_d, sum_dz = sum_d * part, sum_dz * part
-    outer = factor * load(gain, 0, s, j, inside)
+    for s in range(p.shape[1]):
+        for j in range(begin, end, lanes(p)):
+            inside = first(p, end - j)
+            sum_d, sum_dz = load(own, 0, s, j, inside), load(own, 1, s, j, inside)
+            store(sums, bias_kind, s, j, inside, load(sums, bias_kind, s, j, inside) + sum_d)
+            store(sums, gain_kind, s, j, inside, load(sums, gain_kind, s, j, inside) + sum_dz)
+            store(own, 0, s, j, inside, sum_d * part)
+            store(own, 1, s, j, inside, sum_dz * part)
     for r in range(count):
-        z = (load(p, index[start + r] - base, s, j, inside) - centre) * factor
-        dz = load(d, d_row + r, s, j, inside)
-        store(d, d_row + r, s, j, inside, outer * (dz - sum_d - z * sum_dz))
+        row = index[start + r] - base
+        for s in range(p.shape[1]):
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
+                factor = load(own, 2, s, j, inside)
+                z = (load(p, row, s, j, inside) - load(mean, t, s, j, inside)) * factor
+                rest = load(d, d_row + r, s, j, inside) - load(own, 0, s, j, inside)
+                rest = rest - z * load(own, 1, s, j, inside)
+                store(d, d_row + r, s, j, inside, rest * factor * load(gain, 0, s, j, inside))

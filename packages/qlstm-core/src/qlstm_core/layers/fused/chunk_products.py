@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 
-def add_outer(out: Tensor, d: Tensor, h: Tensor) -> None:
-    """``out += dᵀ h``, for ``d`` ``(rows, n)`` and ``h`` ``(rows, k)``."""
+def write_outer(out: Tensor, d: Tensor, h: Tensor, *, add: bool) -> None:
+    """``out = dᵀ h``, or with ``add`` ``out += dᵀ h``, for ``d`` ``(rows, n)`` and ``h`` ``(rows, k)``."""
     if _compiled(out):
-        from qlstm_core.layers.fused.compiled_products import add_outer as add
+        from qlstm_core.layers.fused.compiled_products import outer
 
-        add(out, d, h)
+        outer(out, d, h, add=add)
     else:
-        out.addmm_(d.t(), h)
+        torch.addmm(out, d.t(), h, beta=int(add), out=out)
 
 
 def write_product(out: Tensor, a: Tensor, matrix: Tensor) -> None:

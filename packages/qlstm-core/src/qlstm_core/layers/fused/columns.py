@@ -48,6 +48,15 @@ def _write_line(
     store(lines, kind + 1, s, j, inside, load(bias, 0, s, j, inside) - load(mean, t, s, j, inside) * a)
 
 
+@compiled(None)
+def _write_lines(
+    begin: int, end: int, t: int, mean: Any, var: Any, eps: float, gain: Any, bias: Any, lines: Any, kind: int
+) -> None:
+    for s in range(lines.shape[1]):
+        for j in range(begin, end, lanes(lines)):
+            _write_line(s, j, first(lines, end - j), t, mean, var, eps, gain, bias, lines, kind)
+
+
 @compiled(None, forceinline=True)
 def _value(p: Any, row: int, s: int, j: int, inside: Any, lines: Any, kind: int) -> Any:
     """Return ``a ⊙ p + b``."""
@@ -86,30 +95,31 @@ def lstm_forward(
     """
     lines = np.empty((4, p.shape[1], p.shape[2]), p.dtype)
     lines_c = np.empty((2, c.shape[1], p.shape[2]), p.dtype)
-    for q in range(c.shape[1]):
-        s = 4 * q
-        for j in range(begin, end, lanes(p)):
-            inside = first(p, end - j)
-            for k in range(s, s + 4):
-                if flags[0]:
-                    measure(x, index, row, x_row, count, k, j, inside, x_mean, x_var, t)
-                if flags[1]:
-                    measure(p, order, slot, 0, count, k, j, inside, p_mean, p_var, t)
-            for k in range(s, s + 4):
-                _write_line(k, j, inside, t, x_mean, x_var, eps[0], gain_x, bias_x, lines, X)
-                _write_line(k, j, inside, t, p_mean, p_var, eps[1], gain_h, bias_h, lines, H)
-            for r in range(count):
-                at, from_x = slot + r, index[row + r] - x_row
+    if flags[0]:
+        measure(x, index, row, x_row, count, begin, end, x_mean, x_var, t)
+    if flags[1]:
+        measure(p, order, slot, 0, count, begin, end, p_mean, p_var, t)
+    _write_lines(begin, end, t, x_mean, x_var, eps[0], gain_x, bias_x, lines, X)
+    _write_lines(begin, end, t, p_mean, p_var, eps[1], gain_h, bias_h, lines, H)
+    for r in range(count):
+        at, from_x = slot + r, index[row + r] - x_row
+        for q in range(c.shape[1]):
+            s = 4 * q
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
                 i, f, g, o = _lstm_gates(p, at, x, from_x, s, j, inside, lines)
                 before = load(c, r, q, j, inside)
                 store(previous, at, q, j, inside, before)
                 store(c, r, q, j, inside, f * before + i * g)
                 # Gate o waits in h until all of the batch's cell states are known.
                 store(h, r, q, j, inside, o)
-            if flags[2]:
-                measure(c, order, 0, 0, count, q, j, inside, c_mean, c_var, t)
-            _write_line(q, j, inside, t, c_mean, c_var, eps[2], gain_c, bias_c, lines_c, 0)
-            for r in range(count):
+    if flags[2]:
+        measure(c, order, 0, 0, count, begin, end, c_mean, c_var, t)
+    _write_lines(begin, end, t, c_mean, c_var, eps[2], gain_c, bias_c, lines_c, 0)
+    for r in range(count):
+        for q in range(c.shape[1]):
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
                 hidden = load(h, r, q, j, inside) * tanh(_value(c, r, q, j, inside, lines_c, 0))
                 store(h, r, q, j, inside, hidden)
                 if flags[3]:
@@ -131,17 +141,17 @@ def lstm_backward(
     d_cell = np.empty((count, dh.shape[1], p.shape[2]), p.dtype)
     lines = np.empty((4, p.shape[1], p.shape[2]), p.dtype)
     lines_c = np.empty((2, dh.shape[1], p.shape[2]), p.dtype)
+    own = np.empty((3, p.shape[1], p.shape[2]), p.dtype)
     to = row - d_row
-    for q in range(dh.shape[1]):
-        s = 4 * q
-        for j in range(begin, end, lanes(p)):
-            inside = first(p, end - j)
-            for k in range(s, s + 4):
-                _write_line(k, j, inside, t, x_mean, x_var, eps[0], gain_x, bias_x, lines, X)
-                _write_line(k, j, inside, t, p_mean, p_var, eps[1], gain_h, bias_h, lines, H)
-            _write_line(q, j, inside, t, c_mean, c_var, eps[2], gain_c, bias_c, lines_c, 0)
-            for r in range(count):
-                at, from_x = row + r, index[row + r] - x_row
+    _write_lines(begin, end, t, x_mean, x_var, eps[0], gain_x, bias_x, lines, X)
+    _write_lines(begin, end, t, p_mean, p_var, eps[1], gain_h, bias_h, lines, H)
+    _write_lines(begin, end, t, c_mean, c_var, eps[2], gain_c, bias_c, lines_c, 0)
+    for r in range(count):
+        at, from_x = row + r, index[row + r] - x_row
+        for q in range(dh.shape[1]):
+            s = 4 * q
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
                 i, f, g, o = _lstm_gates(p, at, x, from_x, s, j, inside, lines)
                 after = f * load(previous, at, q, j, inside) + i * g
                 store(cell, r, q, j, inside, after)
@@ -159,11 +169,15 @@ def lstm_backward(
                 store(dp, to + r, s + 2, j, inside, g)
                 store(dp, to + r, s + 3, j, inside, d_o)
                 store(dx, to + r, s + 3, j, inside, d_o)
-            back(
-                d_cell, 0, cell, order, 0, 0, count, q, j, inside,
-                c_mean, c_var, t, eps[2], gain_c, flags[2], cell_sums, BIAS_C, GAIN_C,
-            )  # fmt: skip
-            for r in range(count):
+    back(
+        d_cell, 0, cell, order, 0, 0, count, begin, end,
+        c_mean, c_var, t, eps[2], gain_c, flags[2], cell_sums, BIAS_C, GAIN_C, own,
+    )  # fmt: skip
+    for r in range(count):
+        for q in range(dh.shape[1]):
+            s = 4 * q
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
                 i = load(dp, to + r, s, j, inside)
                 f = load(dp, to + r, s + 1, j, inside)
                 g = load(dp, to + r, s + 2, j, inside)
@@ -176,15 +190,14 @@ def lstm_backward(
                 store(dp, to + r, s + 1, j, inside, d_f)
                 store(dx, to + r, s + 2, j, inside, d_g)
                 store(dp, to + r, s + 2, j, inside, d_g)
-            for k in range(s, s + 4):
-                back(
-                    dx, to, x, index, row, x_row, count, k, j, inside,
-                    x_mean, x_var, t, eps[0], gain_x, flags[0], sums, BIAS_X, GAIN_X,
-                )  # fmt: skip
-                back(
-                    dp, to, p, order, row, 0, count, k, j, inside,
-                    p_mean, p_var, t, eps[1], gain_h, flags[1], sums, BIAS_H, GAIN_H,
-                )  # fmt: skip
+    back(
+        dx, to, x, index, row, x_row, count, begin, end,
+        x_mean, x_var, t, eps[0], gain_x, flags[0], sums, BIAS_X, GAIN_X, own,
+    )  # fmt: skip
+    back(
+        dp, to, p, order, row, 0, count, begin, end,
+        p_mean, p_var, t, eps[1], gain_h, flags[1], sums, BIAS_H, GAIN_H, own,
+    )  # fmt: skip
 
 
 @compiled(None, forceinline=True)
@@ -212,20 +225,18 @@ def gru_forward(
 ) -> None:  # fmt: skip
     """As :func:`lstm_forward`, without a cell state."""
     lines = np.empty((4, p.shape[1], p.shape[2]), p.dtype)
-    for q in range(h.shape[1]):
-        s = 3 * q
-        for j in range(begin, end, lanes(p)):
-            inside = first(p, end - j)
-            for k in range(s, s + 3):
-                if flags[0]:
-                    measure(x, index, row, x_row, count, k, j, inside, x_mean, x_var, t)
-                if flags[1]:
-                    measure(p, order, slot, 0, count, k, j, inside, p_mean, p_var, t)
-                _write_line(k, j, inside, t, x_mean, x_var, eps[0], gain_x, bias_x, lines, X)
-                _write_line(k, j, inside, t, p_mean, p_var, eps[1], gain_h, bias_h, lines, H)
-            for i in range(count):
-                at, from_x = slot + i, index[row + i] - x_row
-                _, z, n, _ = _gru_gates(p, at, x, from_x, s, j, inside, lines)
+    if flags[0]:
+        measure(x, index, row, x_row, count, begin, end, x_mean, x_var, t)
+    if flags[1]:
+        measure(p, order, slot, 0, count, begin, end, p_mean, p_var, t)
+    _write_lines(begin, end, t, x_mean, x_var, eps[0], gain_x, bias_x, lines, X)
+    _write_lines(begin, end, t, p_mean, p_var, eps[1], gain_h, bias_h, lines, H)
+    for i in range(count):
+        at, from_x = slot + i, index[row + i] - x_row
+        for q in range(h.shape[1]):
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
+                _, z, n, _ = _gru_gates(p, at, x, from_x, 3 * q, j, inside, lines)
                 before = load(h, i, q, j, inside)
                 after = n + z * (before - n)
                 store(previous, at, q, j, inside, before)
@@ -243,15 +254,15 @@ def gru_backward(
 ) -> None:  # fmt: skip
     """As :func:`lstm_backward`, without a cell state; what goes straight back to the state stays in dh."""
     lines = np.empty((4, p.shape[1], p.shape[2]), p.dtype)
-    for q in range(dh.shape[1]):
-        s = 3 * q
-        for j in range(begin, end, lanes(p)):
-            inside = first(p, end - j)
-            for k in range(s, s + 3):
-                _write_line(k, j, inside, t, x_mean, x_var, eps[0], gain_x, bias_x, lines, X)
-                _write_line(k, j, inside, t, p_mean, p_var, eps[1], gain_h, bias_h, lines, H)
-            for i in range(count):
-                at, to, from_x = row + i, row + i - d_row, index[row + i] - x_row
+    own = np.empty((3, p.shape[1], p.shape[2]), p.dtype)
+    _write_lines(begin, end, t, x_mean, x_var, eps[0], gain_x, bias_x, lines, X)
+    _write_lines(begin, end, t, p_mean, p_var, eps[1], gain_h, bias_h, lines, H)
+    for i in range(count):
+        at, to, from_x = row + i, row + i - d_row, index[row + i] - x_row
+        for q in range(dh.shape[1]):
+            s = 3 * q
+            for j in range(begin, end, lanes(p)):
+                inside = first(p, end - j)
                 r, z, n, hn = _gru_gates(p, at, x, from_x, s, j, inside, lines)
                 d_h = load(dh, i, q, j, inside) + load(dy, at, q, j, inside)
                 d_r, d_z, d_n = gru_back(d_h, r, z, n, hn, load(previous, at, q, j, inside))
@@ -262,12 +273,11 @@ def gru_backward(
                 store(dp, to, s + 1, j, inside, d_z)
                 store(dx, to, s + 2, j, inside, d_n)
                 store(dp, to, s + 2, j, inside, d_n * r)
-            for k in range(s, s + 3):
-                back(
-                    dx, row - d_row, x, index, row, x_row, count, k, j, inside,
-                    x_mean, x_var, t, eps[0], gain_x, flags[0], sums, BIAS_X, GAIN_X,
-                )  # fmt: skip
-                back(
-                    dp, row - d_row, p, order, row, 0, count, k, j, inside,
-                    p_mean, p_var, t, eps[1], gain_h, flags[1], sums, BIAS_H, GAIN_H,
-                )  # fmt: skip
+    back(
+        dx, row - d_row, x, index, row, x_row, count, begin, end,
+        x_mean, x_var, t, eps[0], gain_x, flags[0], sums, BIAS_X, GAIN_X, own,
+    )  # fmt: skip
+    back(
+        dp, row - d_row, p, order, row, 0, count, begin, end,
+        p_mean, p_var, t, eps[1], gain_h, flags[1], sums, BIAS_H, GAIN_H, own,
+    )  # fmt: skip

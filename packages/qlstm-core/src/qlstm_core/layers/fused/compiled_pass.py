@@ -64,7 +64,6 @@ class CompiledPass:
             moments = (x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2]))
         self.x2 = x.flatten(1).numpy()
         self.inputs = self.arguments.input.flatten(1).numpy()
-        self.weight_x = pack(self.arguments.weight_x, x, transposed=True)
         self.input_side = (x.numpy(), index.numpy(), *_arrays(moments))
         if given and not plan.over_batch:
             rows.input_moments(x.numpy(), self.norms[0], self.eps[0], *_arrays(moments))
@@ -109,7 +108,7 @@ class CompiledPass:
         first, second = (given.recurrent, None) if given.inner is None else (given.inner, given.recurrent)
         h, c, hidden, y = buffers
         products = (
-            self.inputs, self.weight_x, self.x2, h.numpy(),
+            self.inputs, pack(given.weight_x, h, transposed=True), self.x2, h.numpy(),
             pack(first, h, transposed=True), pack(second, h, transposed=True), self._between(), self.p2,
             pack(given.projection, h, transposed=True), hidden.numpy(), y.numpy(),
         )  # fmt: skip
@@ -142,7 +141,8 @@ class CompiledPass:
         first, second = (given.recurrent, None) if given.inner is None else (given.recurrent, given.inner)
         dy, dh, dc, d_hidden, dx, dp, hidden, d_outputs, initial = buffers
         self.products = (
-            self.inputs, self.weight_x, self.x2, dp.flatten(1).numpy(),
+            self.inputs, pack(given.weight_x if self.fresh else None, dh, transposed=True), self.x2,
+            dp.flatten(1).numpy(),
             pack(first, dh), pack(second, dh), self._between(), dh.numpy(), initial,
             pack(given.projection, dh), d_hidden.numpy(), d_outputs.numpy(), dy.numpy(),
         )  # fmt: skip
@@ -171,7 +171,8 @@ class CompiledPass:
                 lambda part: loop(*self._part(part), *steps, *self.products, chunk.first, self.order, *rest),
             )
         else:
-            norm = (self.norms[0], self.eps[0], self.gain_x, dx, self.sums.sides.flatten(0, 1).numpy())
+            own_x = self.arguments.weight_x is not None
+            norm = (own_x, self.norms[0], self.eps[0], self.gain_x, dx, self.sums.sides.flatten(0, 1).numpy())
 
             share_work(
                 self.parts,

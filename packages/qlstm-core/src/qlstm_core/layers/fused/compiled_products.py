@@ -22,8 +22,8 @@ _THIN = 8
 
 
 @compiled("")
-def _add_outer(share: int, shares: int, meeting: Any, d: Any, h: Any, out: Any, room: Any) -> None:
-    """Add a share of the rows of ``out``, from ``d`` and ``h`` ``(1, rows, …)``."""
+def _outer(share: int, shares: int, meeting: Any, d: Any, h: Any, out: Any, room: Any, add: bool) -> None:
+    """Write, or add, a share of the rows of ``out``, from ``d`` and ``h`` ``(1, rows, …)``."""
     width, across, block = d.shape[2], room.shape[1], lanes(d)
     each = -(-h.shape[2] // across)
     blocks = -(-width // block)
@@ -41,13 +41,13 @@ def _add_outer(share: int, shares: int, meeting: Any, d: Any, h: Any, out: Any, 
                 column = panel * across
                 multiply_panel(
                     packed, 0, 1, block, min(block, width - g), panels, panel,
-                    out, g * out.shape[1] + column, out.shape[1] - column, True,
+                    out, g * out.shape[1] + column, out.shape[1] - column, add or start > 0,
                 )  # fmt: skip
         meet(meeting, shares)
 
 
 @compiled("")
-def _add_outer_thin(begin: int, end: int, d: Any, h: Any, sums: Any) -> None:
+def _outer_thin(begin: int, end: int, d: Any, h: Any, sums: Any) -> None:
     """Add columns of ``hᵀ d`` to ``sums``, ``(1, k, n)``, each row of d being read once."""
     for r in range(d.shape[1]):
         for j in range(begin, end, lanes(d)):
@@ -63,7 +63,7 @@ def _write_product(begin: int, end: int, a: Any, panels: Any, out: Any) -> None:
         multiply(a, row, min(_AT_ONCE, end - row), panels, out, row, False, 0, 1)
 
 
-def add_outer(out: Tensor, d: Tensor, h: Tensor) -> None:
+def outer(out: Tensor, d: Tensor, h: Tensor, *, add: bool) -> None:
     """See chunk_products.py."""
     width, count = out.shape
     blocks = -(-width // 16)
@@ -72,13 +72,13 @@ def add_outer(out: Tensor, d: Tensor, h: Tensor) -> None:
     if count <= _THIN:
         sums = out.new_zeros(1, count, width)
         bounds = [min(blocks * part // parts * 16, width) for part in range(parts)] + [width]
-        share_work(parts, lambda p: _add_outer_thin(bounds[p], bounds[p + 1], *arrays, sums.numpy()))
-        out += sums[0].t()
+        share_work(parts, lambda p: _outer_thin(bounds[p], bounds[p + 1], *arrays, sums.numpy()))
+        out.copy_(out + sums[0].t() if add else sums[0].t())
         return
     across = panel_width(out)
     room = out.new_empty(-(-count // across) * _DEPTH, across).numpy()
     meeting = np.zeros(1, dtype=np.int64)
-    share_work(parts, lambda part: _add_outer(part, parts, meeting, *arrays, out.numpy(), room))
+    share_work(parts, lambda part: _outer(part, parts, meeting, *arrays, out.numpy(), room, add))
 
 
 def write_product(out: Tensor, a: Tensor, matrix: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlstm_core.layers.fused.chunk_products import add_outer, write_product
+from qlstm_core.layers.fused.chunk_products import write_outer, write_product
 from qlstm_core.layers.fused.passes import Backward, Forward, Pass, choose_pass
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
 from qlstm_core.layers.fused.products import product
@@ -109,13 +109,13 @@ class _BackwardRun:
         self.dc = self.dh if self.given.c is None else _start(self.given.c, gradients[2])
         # A table's gradient is also what the gradient of its gain is made from.
         self.d_input = (
-            torch.zeros_like(self.given.input) if self.given.weight_x is None else self._zeros("input")
+            torch.zeros_like(self.given.input) if self.given.weight_x is None else self._room("input")
         )
-        self.d_weight = self._zeros("weight_x")
-        self.d_projection = self._zeros("projection")
+        self.d_weight = self._room("weight_x")
+        self.d_projection = self._room("projection")
 
-    def _zeros(self, name: str) -> Tensor | None:
-        return torch.zeros_like(getattr(self.given, name)) if getattr(self.needed, name) else None
+    def _room(self, name: str) -> Tensor | None:
+        return torch.empty_like(getattr(self.given, name)) if getattr(self.needed, name) else None
 
     def run(self) -> tuple[Tensor | None, ...]:
         """Return the gradients."""
@@ -133,13 +133,14 @@ class _BackwardRun:
             Backward(self.dy, self.dh, self.dc, d_hidden, dx, dp, hidden, d_outputs, initial)
         )
         for chunk in reversed(chunks):
+            add = chunk is not chunks[-1]
             self.passes.backward(chunk)
             length = chunk.last - chunk.first
             if self.needed.recurrent or self.needed.inner:
                 self.recurrent.collect(dp[:length].flatten(1), self._previous_hidden(chunk))
             if self.d_projection is not None:
-                add_outer(self.d_projection, d_outputs[:length], hidden[:length])
-            self._collect_input(chunk, dx[:length])
+                write_outer(self.d_projection, d_outputs[:length], hidden[:length], add=add)
+            self._collect_input(chunk, dx[:length], add=add)
         return self._gradients()
 
     def _previous_hidden(self, chunk: Chunk) -> Tensor:
@@ -159,12 +160,12 @@ class _BackwardRun:
             parts += [(row, self.y[before : before + known]), (row + known, self.given.h[known:size])]
         return torch.cat([part for _, part in sorted(parts, key=lambda item: item[0])])
 
-    def _collect_input(self, chunk: Chunk, dx: Tensor) -> None:
-        """Add a chunk's part of the gradients of the input and of its weight."""
+    def _collect_input(self, chunk: Chunk, dx: Tensor, *, add: bool) -> None:
+        """Write, or add, a chunk's part of the gradients of the input and of its weight."""
         given, first, last = self.given, chunk.first, chunk.last
         if given.weight_x is not None:
             if self.d_weight is not None:
-                add_outer(self.d_weight, dx.flatten(1), given.input[first:last])
+                write_outer(self.d_weight, dx.flatten(1), given.input[first:last], add=add)
             if self.d_input is not None:
                 write_product(self.d_input[first:last], dx.flatten(1), given.weight_x)
         elif self.d_input is not None:

@@ -60,16 +60,19 @@ class Norm:
             batch_sizes: how many sequences each step's are over.
         """
         assert self.running is not None
-        sizes = torch.tensor(batch_sizes, dtype=var.dtype, device=var.device).view(-1, 1, 1)
+        sizes = torch.tensor(batch_sizes, dtype=var.dtype, device=var.device)
         keep = 1.0 - self.momentum
-        for running, new in zip(self.running, (mean, var * sizes / (sizes - 1)), strict=True):
+        # Running variances are unbiased.
+        unbiased = (torch.ones_like(sizes), sizes / (sizes - 1))
+        for running, new, factor in zip(self.running, (mean, var), unbiased, strict=True):
             own = min(len(new), len(running) - 1)
-            running[:own].mul_(keep).add_(new[:own], alpha=self.momentum)
-            shared = new[own:]
+            running[:own].mul_(keep).add_(new[:own] * factor[:own].view(-1, 1, 1), alpha=self.momentum)
+            shared = new[own:].flatten(1)
             if len(shared):
                 ages = torch.arange(len(shared) - 1, -1, -1, dtype=new.dtype, device=new.device)
-                weights = self.momentum * keep**ages
-                running[-1].mul_(keep ** len(shared)).add_(torch.tensordot(weights, shared, 1))
+                weights = self.momentum * keep**ages * factor[own:]
+                sums = torch.mv(shared.t(), weights).view(running.shape[1:])
+                running[-1].mul_(keep ** len(shared)).add_(sums)
 
 
 class Arguments(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qlstm_core.layers.fused.chunk_products import add_outer
+from qlstm_core.layers.fused.chunk_products import write_outer
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
 
 
@@ -68,9 +68,10 @@ class _Dense:
         torch.addmm(out, d, self.weight, beta=int(add), out=out)
 
     def collect(self, d: Tensor, h: Tensor) -> None:
+        add = self.gradient is not None
         if self.gradient is None:
-            self.gradient = torch.zeros_like(self.weight)
-        add_outer(self.gradient, d, h)
+            self.gradient = torch.empty_like(self.weight)
+        write_outer(self.gradient, d, h, add=add)
 
     @property
     def gradients(self) -> tuple[Tensor, ...]:

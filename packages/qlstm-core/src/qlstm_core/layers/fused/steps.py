@@ -6,7 +6,8 @@ Arguments that the loops share:
     steps: first row and number of sequences alive of each step in the order of processing, ``(steps, 2)``.
     fresh: whether the input side is computed step by step, into ``x`` of one step's rows. Otherwise ``x`` has
         it for the whole sequence, or for every token.
-    inputs, weight_x: the input and its packed weight; no panels: the input side is given.
+    inputs, weight_x: the input and its packed weight; no panels: x needs no product.
+    own_x: whether x is the product of input and weight, rather than given for every row or token.
     first, second, between: the recurrent product, in one factor or in two; no panels: one. ``between`` has
         room for what passes from one to the other, ``(batch, rank)``.
     projection: packed; no panels: none.
@@ -85,7 +86,7 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
         part: int, share: int, shares: int, begin: int, end: int, start: int, stop: int, steps: Any,
         fresh: bool, meeting: Any, inputs: Any, weight_x: Any, x2: Any, dp2: Any, first: Any, second: Any,
         between: Any, dh2: Any, pull_start: bool, projection: Any, d_hidden2: Any, d_outputs2: Any, dy2: Any,
-        d_row: int, norm_x: int, eps_x: float, gain_x: Any, dx: Any, sums: Any,
+        d_row: int, own_x: bool, norm_x: int, eps_x: float, gain_x: Any, dx: Any, sums: Any,
         x: Any, index: Any, x_mean: Any, x_scale: Any, *rest: Any,
     ) -> None:  # fmt: skip
         own = sums[4 * part : 4 * part + 4]
@@ -111,7 +112,7 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
                     for s in range(x.shape[1]):
                         x_mean[r, s], x_scale[r, s] = moments(x, r, s, norm_x, eps_x)
             step(begin, last, part, row, x, index, x_row, x_mean, x_scale, *rest)
-            if weight_x.shape[0] > 0:
+            if own_x:
                 for r in range(begin, last):
                     at = row - x_row + r
                     for s in range(x.shape[1]):

@@ -29,7 +29,8 @@ class Tape(NamedTuple):
         previous: the state before each step, c_{t−1} or, for the GRU, h_{t−1}, ``(rows, groups, units)``.
         p_moments: over features ``(rows, S)``, over the batch ``(steps, S, units)``.
         c_moments: ``(rows, groups)`` or ``(steps, groups, units)``.
-        x_moments: over the batch ``(steps, S, units)``; over features ``(rows, S)`` if x is kept, else no rows.
+        x_moments: over the batch ``(steps, S, units)``; over features ``(rows, S)`` if x is kept, else no
+            rows.
         x: the input side, ``(rows, S, units)``; no rows where it is given, or cheaper to compute again.
     """
 

@@ -172,7 +172,7 @@ def multiply(
 
 @compiled(None)
 def pack_panels(matrices: Any, row: int, panels: Any, share: int, shares: int) -> None:
-    """Write a share of the panels of ``matrices``, ``(groups, rows, columns)``, whose depth starts at ``row``."""
+    """Write a share of the panels of ``matrices``, ``(groups, rows, columns)``, from ``row`` on."""
     count, depth, across = panels.shape
     columns = matrices.shape[2]
     each = count // matrices.shape[0]
