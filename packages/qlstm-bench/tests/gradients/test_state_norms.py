@@ -16,7 +16,7 @@ from torch import Tensor
 from qlstm_bench.config import RunConfig
 from qlstm_bench.gradients import StateGradientNorms, state_gradient_norms, task_gradient_norms
 from qlstm_bench.tasks.char_lm import CharLM
-from qlstm_core import LSTM
+from qlstm_core import GRU, LSTM, RecurrentLayer
 
 
 def plain_states(layer: LSTM, x: Tensor, h: Tensor, c: Tensor, *, sign: bool) -> list[Tensor]:
@@ -128,3 +128,70 @@ def test_measuring_leaves_model_and_random_generators_alone(text_file: Path, nor
         assert torch.equal(tensor, before[name])
         assert tensor.dtype == before[name].dtype
     assert len(first[0].norms) == 20
+
+
+def plain_normalized(name: str, x: Tensor, gain: Tensor, bias: Tensor | float, eps: float) -> Tensor:
+    """Return the normalised ``(batch, gates, rows)``, written out."""
+    if name == "rms":
+        return gain * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+    axis = -1 if name == "layer" else 0
+    mean = x.mean(axis, keepdim=True)
+    variance = (x - mean).square().mean(axis, keepdim=True)
+    return gain * (x - mean) / (variance + eps).sqrt() + bias
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU])
+@pytest.mark.parametrize("normalizer", ["none", "weight", "layer", "batch-shared", "rms"])
+@pytest.mark.parametrize("quantizer", ["none", "binary-connect", "twn"])
+def test_norms_of_normalised_cells_equal_plain_autograd(
+    cell: type[RecurrentLayer], normalizer: str, quantizer: str
+) -> None:
+    """Both states, of layers that train on the fused path or torch's own operator."""
+    torch.manual_seed(0)
+    layer = cell(3, 5, quantizer=quantizer, normalizer=normalizer, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = torch.randn(9, 4, 3, dtype=torch.float64)
+    assert layer.routes()[0].kind != "loop"
+    (measured,) = state_gradient_norms(layer, lambda: layer(x)[0][-1].sin().sum())
+
+    gates = layer.gates
+    weights = {key: weight.detach() for key, weight in layer.quantized_weights().items()}
+    biases = {key: torch.zeros(gates, 5, dtype=torch.float64) for key in ("ih", "hh")}
+    for key in biases:
+        if f"bias_{key}_l0" in dict(layer.named_parameters()):
+            biases[key] = layer.get_parameter(f"bias_{key}_l0").detach().view(gates, 5)
+
+    def side(key: str, value: Tensor) -> Tensor:
+        weight, norm = weights[key], dict(layer.normalizers.items()).get(f"{key}_l0")
+        if normalizer == "weight":
+            lengths = weight.norm(dim=-1, keepdim=True).clamp(min=1e-12)  # rows of zeros stay
+            weight = norm.gain.detach().unsqueeze(-1) * weight / lengths
+        product = torch.einsum("grc,bc->bgr", weight, value)
+        if normalizer in ("layer", "batch-shared", "rms"):
+            shift = 0.0 if norm.bias is None else norm.bias.detach()
+            product = plain_normalized(normalizer, product, norm.gain.detach(), shift, norm.eps)
+        return product + biases[key]
+
+    h = torch.zeros(4, 5, dtype=torch.float64, requires_grad=True)
+    c = torch.zeros_like(h)
+    states: list[Tensor] = []
+    cells: list[Tensor] = []
+    for x_t in x:
+        a, b = side("ih", x_t), side("hh", h)
+        if cell is LSTM:
+            i, f, g, o = (a + b).unbind(1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            cells.append(c)
+        else:
+            r, z = torch.sigmoid(a[:, :2] + b[:, :2]).unbind(1)
+            h = (1 - z) * torch.tanh(a[:, 2] + r * b[:, 2]) + z * h
+        states.append(h)
+    loss = states[-1].sin().sum()
+    for found, wanted in ((measured.norms, states), (measured.cell_norms, cells)):
+        gradients = torch.autograd.grad(loss, wanted, retain_graph=True) if wanted else ()
+        expected = [gradient.square().sum().sqrt().item() for gradient in gradients]
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-300)
+    assert len(measured.cell_norms) == len(cells)

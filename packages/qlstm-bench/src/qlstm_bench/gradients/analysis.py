@@ -105,19 +105,18 @@ class LayerAnalysis:
     """All that was measured of one layer and direction; :meth:`summary` is what is kept of it.
 
     Args:
+        layer: that was measured, or the copy of it.
         gradients: of the loss, by state.
         unrolled, lambdas: ``None`` where the bounds are not known: see ``reason``.
         bounds: both sides; ``None`` also where they were not asked for.
-        full, quantized: the recurrent matrices W and Q(W), ``(gates, hidden, out)``.
         reason: why there are no bounds.
     """
 
+    layer: RecurrentLayer
     gradients: StateGradients
     unrolled: Unrolled | None
     lambdas: Lambdas | None
     bounds: Bounds | None
-    full: Tensor
-    quantized: Tensor
     reason: str = ""
 
     def summary(self) -> LayerSummary:
@@ -125,13 +124,15 @@ class LayerAnalysis:
         norms = self.gradients.norms()
         if self.unrolled is None or self.lambdas is None:
             return LayerSummary(norms, reason=self.reason)
-        acting = self.lambdas.norms
-        same = torch.equal(self.quantized, self.unrolled.directions)
-        quantized = acting if same else spectral_norms(self.quantized)
-        full = quantized if torch.equal(self.full, self.quantized) else spectral_norms(self.full)
+        place = self.gradients.trace.layer * self.layer.num_directions + self.gradients.trace.direction
+        w = recurrent_matrices(self.layer, quantized=False)[place]
+        q = recurrent_matrices(self.layer, quantized=True)[place]
+        same = torch.equal(q, self.unrolled.directions)
+        quantized = self.lambdas.norms if same else spectral_norms(q)
+        full = quantized if torch.equal(w, q) else spectral_norms(w)
         return LayerSummary(
             norms,
-            _gate_summaries(self.unrolled, self.quantized, full, quantized),
+            _gate_summaries(self.unrolled, q, full, quantized),
             _bound_summary(self.lambdas, self.bounds, full, quantized),
         )
 
@@ -172,9 +173,8 @@ def analyze_task(task: Task, model: nn.Module, seed: int, *, both_sides: bool = 
 
 
 def _analyze(layer: RecurrentLayer, gradients: list[StateGradients], both_sides: bool) -> list[LayerAnalysis]:
-    full, quantized = recurrent_matrices(layer, quantized=False), recurrent_matrices(layer, quantized=True)
     found = []
-    for of_layer, w, q in zip(gradients, full, quantized, strict=True):
+    for of_layer in gradients:
         bounds = None
         try:
             unrolled = Unrolled(layer, of_layer)
@@ -185,9 +185,9 @@ def _analyze(layer: RecurrentLayer, gradients: list[StateGradients], both_sides:
             else:
                 lambdas = lstm_lambdas(unrolled) if lstm else gru_lambdas(unrolled)
         except GradientAnalysisError as error:
-            found.append(LayerAnalysis(of_layer, None, None, None, w, q, str(error)))
+            found.append(LayerAnalysis(layer, of_layer, None, None, None, str(error)))
         else:
-            found.append(LayerAnalysis(of_layer, unrolled, lambdas, bounds, w, q))
+            found.append(LayerAnalysis(layer, of_layer, unrolled, lambdas, bounds))
     return found
 
 

@@ -180,6 +180,8 @@ def spectral_bars(lines: Sequence[Line]) -> Figure:
         panel.set_xlabel("gate")
     for panel in axes[len(ordered) :]:
         panel.set_axis_off()
+    if ordered:  # bars on a log axis have no zero to stand on
+        axes[0].set_ylim(bottom=0.5 * min(g.full for line in ordered for g in line.layers[0].gates))
     axes[0].set_ylabel("spectral norm of W_h (log scale)")
     handles: dict[str, Any] = {}
     for panel in axes:

@@ -17,6 +17,7 @@ from qlstm_bench.gradients.metrics import gradient_decades
 from qlstm_bench.gradients.recording import Recording, recordings
 from qlstm_bench.runs import RunError
 from qlstm_bench.tasks import Task, tasks_of
+from qlstm_core import Normalizer
 from qlstm_core.plugins import registry
 
 
@@ -121,26 +122,34 @@ class Network:
         return cls(path.parent.name, config, task, model, tuple(recordings(path.parent)))
 
     def other(self, quantizer: str | None, normalizer: str | None) -> Network:
-        """Return the network with the same weights under another quantizer or normaliser, newly made."""
+        """Return the network with the same weights under another quantizer or normaliser, newly made.
+
+        A normalised layer has one bias where another has two: they are added, or the second is zero.
+        """
         names = {
             "quantizer": registry.quantizers.canonical(quantizer or self.config.quantizer),
             "normalizer": registry.normalizers.canonical(normalizer or self.config.normalizer),
         }
         model = self.task.model(**names)
-        theirs = {
-            name: value for name, value in self.model.state_dict().items() if ".quantizers." not in name
-        }
+        theirs, own = dict(self.model.state_dict()), dict(model.state_dict())
+        for name, value in theirs.items():
+            new = ".quantizers." in name or (normalizer is not None and ".normalizers." in name)
+            if name in own and not new:
+                own[name] = value
+            elif "bias_hh" in name and name not in own:
+                own[name.replace("bias_hh", "bias_ih")] = theirs[name.replace("bias_hh", "bias_ih")] + value
+        for name in own:
+            if "bias_hh" in name and name not in theirs:
+                own[name] = torch.zeros_like(own[name])
+        model.load_state_dict(own)
         if normalizer is not None:
-            theirs = {name: value for name, value in theirs.items() if ".normalizers." not in name}
-        own = model.state_dict()
-        model.load_state_dict({n: v for n, v in theirs.items() if n in own}, strict=False)
-        layer = self.task.recurrent(model)
-        for key, norm in layer.normalizers.items():
             # Gains that come from the weight, as weight normalisation's do, shall come from this one.
-            if normalizer is not None and key[:2] in ("ih", "hh"):
-                gates = layer.gates
-                weight = layer.get_parameter(f"weight_{key}").detach()
-                norm.prepare(weight.unflatten(0, (gates, -1)))
+            layer = self.task.recurrent(model)
+            for key, norm in layer.normalizers.items():
+                if key[:2] in ("ih", "hh") and isinstance(norm, Normalizer):
+                    norm.prepare(
+                        layer.get_parameter(f"weight_{key}").detach().unflatten(0, (layer.gates, -1))
+                    )
         return Network(self.name, self.config.model_copy(update=names), self.task, model, ())
 
     def measure(self, trained_as: tuple[str, str] | None = None) -> Measurement:
@@ -174,7 +183,12 @@ class Network:
         for factor in factors:
             model = copy.deepcopy(self.model)
             norms = self.task.recurrent(model).normalizers.items()
-            gains = [norm.gain for key, norm in norms if key.startswith("hh") and hasattr(norm, "gain")]
+            gains = [
+                parameter
+                for key, norm in norms
+                for name, parameter in norm.named_parameters()
+                if key.startswith("hh") and name == "gain"
+            ]
             if not gains:
                 raise RunError(f"{self.name}: normaliser {self.config.normalizer!r} has no gain to vary")
             with torch.no_grad():

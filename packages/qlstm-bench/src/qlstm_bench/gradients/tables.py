@@ -157,7 +157,7 @@ def stability_table(measurements: Sequence[Measurement]) -> str:
     for m in measurements:
         for s in m.summaries:
             b = s.bounds
-            figures = ("–",) * 7
+            figures: tuple[str, ...] = ("–",) * 7
             if b is not None:
                 figures = tuple(
                     _short(value)
