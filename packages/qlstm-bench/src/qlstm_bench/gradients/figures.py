@@ -261,3 +261,31 @@ def figures_as_svg(lines: Sequence[Line]) -> dict[str, str]:
     figures = draw_figures(lines)
     with mpl.rc_context(STYLE):
         return {name: to_svg(figure) for name, figure in figures.items()}
+
+
+CAPTIONS = {
+    "lambda1": "λ₁ of the bound on one step back through time, ‖∂ξ/∂hₜ₋₁‖ ≤ λ₁‖∂ξ/∂hₜ‖ + λ₂‖∂ξ/∂cₜ₊₁‖. Below "
+    "the grey line a gradient cannot grow through h alone. Dotted: λ₁ without the normaliser.",
+    "gains": "Gains g of the recurrent normaliser: small ones shrink the gradient, large ones stretch it.",
+    "sigma": "σ by which the normaliser divides W_h h. It grows with the weights, and so undoes their size.",
+    "spectral": "Spectral norms of each gate's recurrent matrix, first layer, and how small quantization "
+    "lets them be: √d for signs, (1 − s)√d with a share s of zeros, times the smallest level B₁.",
+}
+"""What the figures that a report shows of recorded runs say."""
+
+
+def recorded_figures(runs: Iterable[tuple[str, str, Sequence[Recording]]]) -> list[tuple[str, str]]:
+    """Return caption and ``<svg>`` of every figure that recorded runs have data for; none without.
+
+    Args:
+        runs: quantizer, normaliser and recordings of each run; of several with the same names the first.
+    """
+    lines: dict[tuple[str, str], Line] = {}
+    for quantizer, normalizer, recorded in runs:
+        if recorded:
+            last = recorded[-1].layers
+            lines.setdefault((quantizer, normalizer), Line(quantizer, normalizer, last, tuple(recorded)))
+    if not lines:
+        return []
+    drawn = figures_as_svg(list(lines.values()))
+    return [(caption, drawn[name]) for name, caption in CAPTIONS.items() if name in drawn]

@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from qlstm_bench.gradients.figures import recorded_figures
+from qlstm_bench.gradients.recording import recordings
 from qlstm_bench.report.collect import Record
 from qlstm_bench.report.figures import draw_curves, draw_gradient_norms, draw_panels
 from qlstm_bench.report.table import format_frame, results_frame
@@ -48,8 +50,16 @@ def _section(records: list[Record]) -> dict[str, Any]:
         ],
         "curves": _inline(draw_panels(records, draw_curves).values()),
         "norms": _inline(draw_panels(records, draw_gradient_norms).values()),
+        "recorded": _recorded(records),
         "facts": _facts(records),
     }
+
+
+def _recorded(records: list[Record]) -> list[tuple[str, Markup]]:
+    """Return captions and figures of what the runs recorded of their gradients during training."""
+    names = ((record.result.quantizer, record.result.normalizer, record.run.directory) for record in records)
+    found = recorded_figures((q, n, recordings(directory)) for q, n, directory in names)
+    return [(caption, Markup(drawing)) for caption, drawing in found]
 
 
 def _inline(drawings: Iterable[str]) -> list[Markup]:
