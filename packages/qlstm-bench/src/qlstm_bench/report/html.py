@@ -10,7 +10,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from qlstm_bench.gradients.figures import recorded_figures
 from qlstm_bench.gradients.recording import recordings
 from qlstm_bench.report.collect import Record
 from qlstm_bench.report.figures import draw_curves, draw_gradient_norms, draw_panels
@@ -57,6 +56,8 @@ def _section(records: list[Record]) -> dict[str, Any]:
 
 def _recorded(records: list[Record]) -> list[tuple[str, Markup]]:
     """Return captions and figures of what the runs recorded of their gradients during training."""
+    from qlstm_bench.gradients.figures import recorded_figures  # whose look is this package's
+
     names = ((record.result.quantizer, record.result.normalizer, record.run.directory) for record in records)
     found = recorded_figures((q, n, recordings(directory)) for q, n, directory in names)
     return [(caption, Markup(drawing)) for caption, drawing in found]
