@@ -30,6 +30,8 @@ def clip_gradients_(model: nn.Module, limit: float, *, apart: bool = False) -> f
     gradients: tuple[list[Tensor], list[Tensor]] = ([], [])
     for parameter in model.parameters():
         if parameter.grad is not None:
+            if parameter.grad.is_sparse:  # rows that came up twice are added, before their norm is taken
+                parameter.grad = parameter.grad.coalesce()
             gradients[apart and id(parameter) in recurrent].append(parameter.grad)
     norms = [_clip(group, limit) for group in gradients]
     return math.hypot(*norms)
@@ -44,5 +46,6 @@ def _clip(gradients: Sequence[Tensor], limit: float) -> float:
 
 
 def _norm(gradients: Iterable[Tensor]) -> float:
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+    values = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
+    norms = [torch.linalg.vector_norm(value, dtype=torch.float64) for value in values]
     return float(torch.stack(norms).norm()) if norms else 0.0

@@ -35,6 +35,12 @@ def qlstm_tasks() -> Iterable[TaskSpec]:
         references=_HOU,
     )
     yield TaskSpec(
+        name="large-vocab-lm",
+        summary="next word out of a large vocabulary, by sampled softmax; samples=8192",
+        factory="qlstm_bench.tasks.large_vocab:LargeVocabularyLM",
+        references=("Kuchaiev and Ginsburg 2017, arXiv:1703.10722",),
+    )
+    yield TaskSpec(
         name="mnist",
         summary="digit of an image read pixel by pixel, 784 steps; permuted=true",
         factory="qlstm_bench.tasks.classification:SequentialMNIST",

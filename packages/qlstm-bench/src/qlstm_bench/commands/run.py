@@ -18,6 +18,7 @@ whose loss or gradients overflow ends as "diverged": that is a result, and the e
 Tasks:
   char-lm        next character of a text: stdlib-char (the default), ptb-char, war-and-peace, text8
   word-lm        next word of a text: ptb-word
+  large-vocab-lm the same with sampled softmax: billion-word, ptb-word
   mnist, digits  digit of an image read pixel by pixel; mnist:permuted=true in a random order
   classify       class of a sequence, for data of your own
 --data takes a dataset's name or a file: any text in UTF-8, split 80/10/10 % into training, validation and
@@ -30,6 +31,7 @@ Examples:
   qlstm-bench run char-lm --hidden 128 --steps 300 --quantizer binary-connect --normalizer layer
   qlstm-bench run char-lm --data ptb-char --epochs 10 --quantizer bwn:per_row=true --device cuda
   qlstm-bench run word-lm --epochs 40 --quantizer ter-connect --normalizer batch-separate:max_steps=35
+  qlstm-bench run large-vocab-lm:samples=512 --data ptb-word --hidden 1024 --proj 128 --cell g-lstm --groups 4
   qlstm-bench run mnist:permuted=true --cell gru --quantizer twn --normalizer layer
   qlstm-bench run char-lm --data my_novel.txt --batch 16 --epochs 20
   qlstm-bench run classify --data my_sequences.npz --epochs 20 --patience 3

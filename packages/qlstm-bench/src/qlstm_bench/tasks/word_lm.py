@@ -80,11 +80,14 @@ class WordLM(LanguageModelling):
 
     def model(self, quantizer: str, normalizer: str) -> WordLanguageModel:
         """Return a fresh :class:`WordLanguageModel`."""
+        layer = self._layer(quantizer, normalizer)
+        return WordLanguageModel(len(self._text.symbols), layer, self._config.dropout)
+
+    def _layer(self, quantizer: str, normalizer: str) -> RecurrentLayer:
+        """Return the recurrent layer, whose input has the size of its output."""
         c = self._config
-        layer = make_layer(
-            c, c.proj or c.hidden, quantizer, normalizer, dropout=c.dropout if c.layers > 1 else 0.0
-        )
-        return WordLanguageModel(len(self._text.symbols), layer, c.dropout)
+        between = c.dropout if c.layers > 1 else 0.0
+        return make_layer(c, c.proj or c.hidden, quantizer, normalizer, dropout=between)
 
     def to_metric(self, loss: float) -> float:
         """Return the exponential of the loss, cut off before it overflows."""

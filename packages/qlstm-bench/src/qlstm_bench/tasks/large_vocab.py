@@ -1,0 +1,101 @@
+"""Word-level language modelling with a large vocabulary: sampled softmax, projected and factorized cells."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.tasks.language import State, detach
+from qlstm_bench.tasks.sampled_softmax import draw_words, sampled_cross_entropy
+from qlstm_bench.tasks.word_lm import WordLanguageModel, WordLM
+from qlstm_core import RecurrentLayer
+
+
+class SampledWordLanguageModel(WordLanguageModel):
+    """A word language model that computes its own loss in training, from few of the words.
+
+    Args:
+        words, recurrent, dropout: as :class:`WordLanguageModel`.
+        samples: words drawn for each batch.
+        sparse: have the gradients of embedding and output weights as sparse tensors.
+    """
+
+    def __init__(
+        self, words: int, recurrent: RecurrentLayer, dropout: float, samples: int, sparse: bool
+    ) -> None:
+        super().__init__(words, recurrent, dropout)
+        self.samples = samples
+        self.embedding.sparse = sparse
+        if sparse:  # torch warns at the first sparse gradient until one has decided
+            torch.sparse.check_sparse_tensor_invariants.disable()
+
+    def forward(
+        self, words: Tensor, state: State | None = None, following: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Return the logits of the next words, or their sampled loss where these are given; and the state.
+
+        Args:
+            words: ``(T, B)``, integers.
+            state: as the recurrent layer's; zeros by default.
+            following: the next words, ``(T, B)``.
+        """
+        h, state = self.features(words, state)
+        if following is None:
+            return self.output(h), state
+        draw = draw_words(self.samples, len(self.output.weight), words.device)
+        weight, bias, sparse = self.output.weight, self.output.bias, self.embedding.sparse
+        loss = sampled_cross_entropy(h.flatten(0, 1), weight, bias, following.flatten(), draw, sparse=sparse)
+        return loss, state
+
+
+class LargeVocabularyLM(WordLM):
+    """Predict the next word of a large vocabulary, with a softmax over a sample of it in training.
+
+    Validation and test use the whole vocabulary. Defaults are the paper's: an LSTM of two layers of 8192
+    units projected to 1024, embedded words of that size, 256 streams, 8192 samples, Adagrad with learning
+    rate 0.2; of its code: 20 steps, dropout 0.1, and gradients clipped at norm 10 of a loss summed over the
+    steps, which is ½ of ours, apart for the recurrent layers. ``--cell f-lstm --rank 512`` and ``--cell
+    g-lstm --groups 4`` are the paper's models.
+
+    Args:
+        samples: words drawn for each batch.
+
+    Source: Kuchaiev and Ginsburg 2017, "Factorization tricks for LSTM networks", arXiv:1703.10722.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "data": "billion-word", "hidden": 8192, "proj": 1024, "layers": 2, "batch": 256, "unroll": 20,
+        "dropout": 0.1, "optimizer": "adagrad", "lr": 0.2, "clip": 0.5, "clipping": "apart",
+    }  # fmt: skip
+
+    def __init__(self, samples: int = 8192) -> None:
+        if not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples!r}")
+        self._samples = samples
+
+    def prepare(self, config: RunConfig) -> None:
+        """Load the text and see that the sample is a part of its vocabulary."""
+        super().prepare(config)
+        if self._samples >= len(self._text.symbols):
+            raise ConfigError(
+                f"{config.task}: samples={self._samples} is not below the vocabulary of {self.dataset}, "
+                f"{len(self._text.symbols)} words; expected fewer, as in large-vocab-lm:samples=512"
+            )
+
+    def model(self, quantizer: str, normalizer: str) -> SampledWordLanguageModel:
+        """Return a fresh :class:`SampledWordLanguageModel`."""
+        c = self._config
+        sparse = c.optimizer != "adam"  # which needs every row's gradient
+        layer = self._layer(quantizer, normalizer)
+        return SampledWordLanguageModel(len(self._text.symbols), layer, c.dropout, self._samples, sparse)
+
+    def loss(
+        self, model: torch.nn.Module, batch: tuple[Tensor, Tensor], state: State | None
+    ) -> tuple[Tensor, State]:
+        """Return the mean sampled cross-entropy and the last state, detached."""
+        words, following = batch
+        loss, state = model(words, state, following)
+        return loss, detach(state)
