@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from qlstm_bench.commands import datasets, demo, gradients, report, run, speed, sweep, tasks
+from qlstm_bench.commands import datasets, demo, gradients, report, run, speed, sweep, tasks, theory
 from qlstm_bench.errors import BenchError
 
 # Heavy modules are imported by the commands that need them: `qlstm-bench --help` answers at once.
@@ -32,6 +32,7 @@ app.command("sweep", help=sweep.HELP)(sweep.sweep)
 app.command("report", help=report.HELP)(report.report)
 app.command("gradients", help=gradients.HELP)(gradients.gradients)
 app.add_typer(speed.app, name="speed")
+app.command("theory", help=theory.HELP)(theory.theory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
