@@ -16,7 +16,7 @@ from qlstm_bench.gradients.metrics import stability_figures
 from qlstm_bench.runs import Run, replace_file
 from qlstm_bench.tasks import Task
 
-SEQUENCES = 16
+SEQUENCES = 12
 """How many sequences are measured: enough for batch statistics, few enough to cost little."""
 
 _FILE = "gradients.jsonl"
