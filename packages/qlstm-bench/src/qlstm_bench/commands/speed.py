@@ -26,6 +26,22 @@ Examples:
   qlstm-bench speed train --quantizer bwn --normalizer layer --normalizer my-normalizer --csv steps.csv
 """
 
+INFERENCE_HELP = """Time packed networks beside torch and ONNX Runtime, float32 and int8, on one thread.
+
+Everything is measured by turns in one run. "x NAME" is how many times faster than that peer: the median,
+over the rounds, of the ratio in the same round. "error" is the relative error of the output over all steps,
+against float64 with the same quantized weights. Every peer runs the weights of the first quantizer; a
+normaliser, which they do not know, only the packed networks bear. ONNX Runtime takes part where it is
+installed: pip install 'qlstm-bench[peers]'.
+
+\b
+Examples:
+  qlstm-bench speed inference
+  qlstm-bench speed inference --hidden 1024 --quantizer bwn --activation-bits 12
+  qlstm-bench speed inference --hidden 512 --batch 64
+  qlstm-bench speed inference --hidden 512 --symbols 50 --stepwise --normalizer layer --csv inference.csv
+"""
+
 app = typer.Typer(rich_markup_mode=None, help=HELP, no_args_is_help=True)
 
 
@@ -80,6 +96,68 @@ def train(
                 for row in part
             ]
     _show(pd.DataFrame(rows), ["steps,batch,input,hidden", "threads"], csv)
+
+
+@app.command("inference", help=INFERENCE_HELP)
+def inference(
+    hidden: Annotated[
+        int | None, typer.Option(min=1, help="Units, and input features; default: five scenarios.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences side by side, with --hidden.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Time steps, with --hidden.")] = 100,
+    symbols: Annotated[
+        int | None, typer.Option(min=2, help="The input is one of so many tokens, with --hidden.")
+    ] = None,
+    stepwise: Annotated[
+        bool, typer.Option("--stepwise", help="One call per time step, with --hidden.")
+    ] = False,
+    quantizer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="May be given several times; default: bwn and twn."),
+    ] = None,
+    normalizer: Annotated[str, typer.Option(metavar="NAME", help="Of the packed networks.")] = "none",
+    activation_bits: Annotated[
+        list[int] | None, typer.Option(help="8, 12 or 16; may be given several times; default: all.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 7,
+    csv: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
+) -> None:
+    """Time packed networks and their peers."""
+    import pandas as pd
+
+    from qlstm_bench.progress import share_of_work
+    from qlstm_bench.speed.inference import ACTIVATION_BITS, SCENARIOS, Scenario, compare_inference
+    from qlstm_bench.speed.peers import onnx_runtime_missing
+
+    _check_writable(csv)
+    scenarios = (
+        SCENARIOS if hidden is None else [Scenario(hidden, batch, steps, stepwise=stepwise, symbols=symbols)]
+    )
+    rows = []
+    with share_of_work("packed networks and their peers") as done:
+        for part in compare_inference(
+            scenarios,
+            quantizers=quantizer or ("bwn", "twn"),
+            normalizer=normalizer,
+            activation_bits=activation_bits or ACTIVATION_BITS,
+            rounds=rounds,
+            done=done,
+        ):
+            rows += [
+                {
+                    "scenario": row.scenario.title,
+                    "network": row.name,
+                    "us/step": row.timing.median * 1e6,
+                    "best": row.timing.best * 1e6,
+                    "steps/s": row.scenario.batch / row.timing.median,
+                    **{f"x {name}": ratio for name, ratio in row.ratios.items()},
+                    "error": f"{row.error:.1e}",
+                }
+                for row in part
+            ]
+    _show(pd.DataFrame(rows), ["scenario"], csv)
+    if missing := onnx_runtime_missing():
+        print(f"\nwithout ONNX Runtime: {missing}")
 
 
 def _show(frame: pd.DataFrame, sections: list[str], csv: Path | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 import qlstm_core
 from qlstm_bench.errors import BenchError
+from qlstm_bench.speed.threads import torch_threads
 from qlstm_bench.speed.timing import Case, Timing, interleaved
 from qlstm_core.layers.route import readable_loop
 
@@ -110,7 +110,7 @@ def compare_training_steps(
     total, finished = len(shapes) * len(threads), 0
     for shape in shapes:
         for count in threads:
-            with _torch_threads(count):
+            with torch_threads(count):
                 layers = _layers(shape, normalizers, quantizer, loops)
                 x = torch.randn(shape.steps, shape.batch, shape.input)
                 weight = torch.randn(shape.steps, shape.batch, shape.hidden)
@@ -172,13 +172,3 @@ def _route(layer: nn.Module, loop: bool) -> str:
     if loop:
         return "loop"
     return layer.routes()[0].kind if isinstance(layer, qlstm_core.RecurrentLayer) else ""
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
