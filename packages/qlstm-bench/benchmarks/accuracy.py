@@ -1,0 +1,31 @@
+"""How well a network does after a short training with a fixed seed."""
+
+from __future__ import annotations
+
+from .trained import Figures, Trained, setup_cache
+
+
+class Characters(Trained):
+    """The source of Python's own standard library, character by character."""
+
+    task = "char-lm"
+    setup_cache = staticmethod(setup_cache)
+
+    def track_validation(self, figures: Figures, quantizer: str, normalizer: str) -> float:
+        """Return bits per character in validation."""
+        return self.figure("shortfall")
+
+    track_validation.unit = "bits per character"  # type: ignore[attr-defined]
+
+
+class Digits(Trained):
+    """Handwritten digits, pixel by pixel."""
+
+    task = "digits"
+    setup_cache = staticmethod(setup_cache)
+
+    def track_validation(self, figures: Figures, quantizer: str, normalizer: str) -> float:
+        """Return the per cent of digits misread in validation."""
+        return self.figure("shortfall")
+
+    track_validation.unit = "% wrong"  # type: ignore[attr-defined]

@@ -1,0 +1,77 @@
+"""Short trainings that accuracy and gradients are read from: each pair once, always with the same seed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from .choice import normalizers, quantizers
+
+TASKS: dict[str, dict[str, Any]] = {
+    "char-lm": {
+        "data": "stdlib-char", "hidden": 64, "batch": 32, "unroll": 50, "steps": 120, "lr": 0.004,
+        "eval_symbols": 16_000,
+    },
+    "digits": {"hidden": 64, "batch": 64, "steps": 120, "lr": 0.004},
+}  # fmt: skip
+"""Settings of each task: a few seconds, enough to tell a network that learns from one that does not."""
+
+Figures = dict[tuple[str, str, str], dict[str, float]]
+
+
+def setup_cache() -> Figures:
+    """Train every pair on every task; return figures by task, quantizer and normaliser."""
+    import torch
+
+    torch.set_num_threads(1)
+    return {
+        (task, quantizer, normalizer): _train(task, quantizer, normalizer)
+        for task in TASKS
+        for quantizer in quantizers()
+        for normalizer in normalizers()
+    }
+
+
+setup_cache.timeout = 1800  # type: ignore[attr-defined]
+
+
+class Trained:
+    """Figures of each pair's training on one task; a commit that cannot train it is skipped."""
+
+    params = (quantizers(), normalizers())
+    param_names = ("quantizer", "normalizer")
+    version = "1"
+    task: str
+
+    def setup(self, figures: Figures, quantizer: str, normalizer: str) -> None:
+        """Look the figures up."""
+        self.figures = figures[self.task, quantizer, normalizer]
+        if not self.figures:
+            raise NotImplementedError
+
+    def figure(self, name: str) -> float:
+        """Return one figure; of a commit that does not measure it yet, none."""
+        return self.figures.get(name, math.nan)
+
+
+def _train(task: str, quantizer: str, normalizer: str) -> dict[str, float]:
+    """Return the figures of one training; without those that its commit does not measure."""
+    from qlstm_bench.train import train
+    from qlstm_core.plugins import PluginError
+
+    settings = {"task": task, "quantizer": quantizer, "normalizer": normalizer, "seed": 0, "device": "cpu"}
+    try:
+        result = train({**TASKS[task], **settings}, Path("runs")).result
+    except PluginError:  # this commit does not have the task, quantizer or normaliser yet
+        return {}
+    return {**result.metrics, "shortfall": _shortfall(result)}
+
+
+def _shortfall(result: Any) -> float:
+    """Return the figure of merit, turned so that lower is better; of a network that diverged, of a guess."""
+    figure = "valid" if result.status == "completed" else "baseline"
+    value = float(result.metrics[f"{figure}_{result.metric}"])
+    if getattr(result, "higher_is_better", False):
+        return 100.0 - value
+    return value if math.isfinite(value) else float(result.metrics[f"baseline_{result.metric}"])

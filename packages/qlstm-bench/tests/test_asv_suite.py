@@ -1,0 +1,161 @@
+"""The asv suite and its tools, as far as that shows without measuring: `tox run -e asv-quick` measures."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent
+MODULES = sorted(path.stem for path in (BENCH / "benchmarks").glob("*.py") if path.stem != "__init__")
+
+
+def load(path: Path) -> ModuleType:
+    """Import a file that is in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+asv_compare: Any = load(BENCH / "tools" / "asv_compare.py")
+asv_wheels: Any = load(BENCH / "tools" / "asv_wheels.py")
+
+
+@pytest.fixture
+def suite(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ModuleType]]:
+    """Import the suite as asv does."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.setenv("QLSTM_ASV_QUANTIZERS", "my-quantizer other:bits=3")
+    yield [importlib.import_module(f"benchmarks.{name}") for name in MODULES]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+
+
+def benchmarks_of(module: ModuleType) -> Iterator[tuple[type, str]]:
+    """Yield every benchmark of a module."""
+    for name, cls in vars(module).items():
+        if inspect.isclass(cls) and not name.startswith("_") and cls.__module__ == module.__name__:
+            for method in dir(cls):
+                if method.startswith(("time_", "track_", "peakmem_")):
+                    yield cls, method
+
+
+def test_every_benchmark_says_version_and_unit(suite: list[ModuleType]) -> None:
+    found = [pair for module in suite for pair in benchmarks_of(module)]
+    families = {cls.__module__.partition(".")[2] for cls, _ in found}
+    assert families == {"accuracy", "compile", "gradients", "memory", "packed", "size", "training"}
+    for cls, method in found:
+        assert cls.version.isdigit(), f"{cls.__qualname__} has no version of its own"
+        if method.startswith("track_"):
+            assert getattr(cls, method).unit, f"{cls.__qualname__}.{method} has no unit"
+
+
+def test_installed_plugins_join(suite: list[ModuleType]) -> None:
+    by_name = {module.__name__.partition(".")[2]: module for module in suite}
+    assert {"none", "my-quantizer", "other:bits=3"} <= set(by_name["accuracy"].Characters.params[0])
+    assert {"my-quantizer", "other:bits=3"} <= set(by_name["packed"].Quantizers.params[0])
+
+
+def test_trainings_are_shared(suite: list[ModuleType]) -> None:
+    by_name = {module.__name__.partition(".")[2]: module for module in suite}
+    caches = {
+        by_name[module].__dict__[cls].setup_cache
+        for module in ("accuracy", "gradients")
+        for cls in ("Characters", "Digits")
+    }
+    assert len(caches) == 1, "asv runs setup_cache once for all classes that share it"
+
+
+TABLE = """
+All benchmarks:
+
+| Change   | Before [0123abcd] <main>   | After [4567cdef] |   Ratio | Benchmark (Parameter)                |
+|----------|----------------------------|------------------|---------|--------------------------------------|
+| +        | 1.00±0.1ms                 | 2.00±0.1ms       |    2    | training.Quantizers.time_step('bwn') |
+| -        | 3.5                        | 2.5              |    0.71 | accuracy.Digits.track_validation('') |
+| !        | 10.0ms                     | failed           |     n/a | packed.Packing.time_load             |
+|          | 1.00±0ms                   | 1.01±0ms         |    1.01 | training.Cells.time_step('GRU')      |
+"""
+
+
+def test_rows_of_a_comparison() -> None:
+    changes = asv_compare.parse(TABLE)
+    assert [(change.mark, change.ratio, change.benchmark) for change in changes] == [
+        ("+", "2", "training.Quantizers.time_step('bwn')"),
+        ("-", "0.71", "accuracy.Digits.track_validation('')"),
+        ("!", "n/a", "packed.Packing.time_load"),
+    ]
+    assert asv_compare.judge(changes) == 1
+    assert asv_compare.judge([changes[1]]) == 0, "better is not worse"
+
+
+def test_each_family_has_its_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def asv(*arguments: str) -> str:
+        asked.append(arguments[arguments.index("--factor") + 1])
+        return TABLE
+
+    monkeypatch.setattr(asv_compare, "_asv", asv)
+    changes = asv_compare.compare(["0123abcd", "4567cdef"], 1.3, None)
+    assert asked == ["1.001", "1.01", "1.05", "1.1", "1.3"]
+    assert sorted(change.benchmark.partition(".")[0] for change in changes) == [
+        "accuracy",
+        "packed",
+        "training",
+    ], "each once, although every table names all"
+    assert [c.benchmark for c in asv_compare.compare(["a", "b"], 1.3, "packed")] == [
+        "packed.Packing.time_load"
+    ]
+
+
+def test_what_is_not_measured_is_not_called_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asv_compare.main(["no-such-commit", "HEAD"]) == 2
+    assert "git knows no commit 'no-such-commit'" in capsys.readouterr().err
+    assert asv_compare.main(["HEAD", "HEAD"]) == 2
+    assert "the same commit" in capsys.readouterr().err
+    monkeypatch.setattr(asv_compare, "HERE", tmp_path)
+    folder = tmp_path / ".asv" / "results" / "machine"
+    folder.mkdir(parents=True)
+    results = {"results": {"size.Layer.track_bytes": [[1.0, None, 2.0]], "broken": [None]}}
+    (folder / "0123abcd-environment.json").write_text(json.dumps(results))
+    assert asv_compare.count_results("0123abcdef") == 2
+    with pytest.raises(asv_compare.NotMeasuredError, match="no results for 4567cdef"):
+        asv_compare.count_results("4567cdef01")
+
+
+def test_wheels_of_every_package_of_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(asv_wheels, "_pip", lambda *arguments: calls.append(tuple(map(str, arguments))))
+    with pytest.raises(SystemExit, match="no packages"):
+        asv_wheels.build(tmp_path, tmp_path / "wheels")
+    for name in ("b", "a"):
+        (tmp_path / "packages" / name).mkdir(parents=True)
+        (tmp_path / "packages" / name / "pyproject.toml").touch()
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "stale.whl").touch()
+    asv_wheels.build(tmp_path, wheels)
+    assert calls.pop()[-2:] == (str(tmp_path / "packages" / "a"), str(tmp_path / "packages" / "b"))
+    assert not list(wheels.iterdir()), "the wheels of another commit are gone"
+    with pytest.raises(SystemExit, match="no wheels"):
+        asv_wheels.install(tmp_path, wheels)
+    (wheels / "a.whl").touch()
+    asv_wheels.install(tmp_path, wheels)
+    assert "--constraint" in calls[0]
+    assert "--force-reinstall" not in calls[0]
+    assert calls[1][:3] == ("install", "--no-deps", "--force-reinstall")
