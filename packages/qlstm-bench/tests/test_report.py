@@ -9,19 +9,23 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from qlstm_bench.cli import main
 from qlstm_bench.config import RunConfig
-from qlstm_bench.report import collect, print_table, results_frame, write_html
+from qlstm_bench.report import collect, print_table, results_frame, summary_frame, to_markdown, write_html
 from qlstm_bench.report.figures import draw_overview
+from qlstm_bench.report.published import _tables, published
 from qlstm_bench.results import Result
 from qlstm_bench.runs import Run
+from qlstm_core import LSTM
 
 
 def make_run(out: Path, quantizer: str, normalizer: str, **changes: Any) -> Run:
     """Write a run that has ended with the given result."""
     settings = {"data": "toy", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 20}
+    settings |= {"seed": changes.get("seed", 0), **changes.pop("config", {})}
     config = RunConfig.build({**settings, "quantizer": quantizer, "normalizer": normalizer})
     dataset = changes.pop("dataset", "toy")
     run = Run.of(out, config, dataset)
@@ -108,6 +112,131 @@ def test_the_table_shows_every_figure(runs: Path) -> None:
     assert ("bwn", "none", "–", "–", "2", "4.0", "> 1e+308", "diverged at step 7") in rows
 
 
+def test_seeds_make_one_line_with_mean_and_spread(tmp_path: Path) -> None:
+    for seed, test in enumerate((2.0, 3.0, 4.0)):
+        make_run(tmp_path, "twn", "layer", seed=seed, metrics={"test_bpc": test, "gradient_growth": seed})
+    make_run(tmp_path, "twn", "layer", seed=3, status="diverged", diverged_at=7)
+    make_run(tmp_path, "twn", "layer", config={"hidden": 5, "log_every": 3})
+    frame = summary_frame(collect([tmp_path])[0])
+    assert list(frame["hidden"]) == [2, 5]
+    seeds = frame.iloc[0]
+    assert (seeds.runs, seeds.completed, seeds.bits) == (4, 3, 2)
+    assert (seeds.test_mean, seeds.test_spread) == (3.0, 1.0)  # of 2, 3, 4
+    assert seeds.gradient_growth == 2.0
+    assert seeds.status == "3 completed, 1 diverged at step 7"
+    assert math.isnan(frame.iloc[1].test_spread)
+    text = to_markdown(collect([tmp_path])[0])
+    assert "| 2 | twn | layer | 2 | 2.500 ±0.000 | 3.000 ±1.000 |" in text
+
+
+def test_published_figures_stand_beside_ours_and_are_marked(tmp_path: Path) -> None:
+    make_run(tmp_path, "ter-connect", "layer", dataset="ptb-char", config={"hidden": 512})
+    make_run(tmp_path, "ter-connect", "weight", dataset="ptb-char")
+    make_run(tmp_path, "twn", "weight", dataset="ptb-char")
+    records, _ = collect([tmp_path])
+    frame = summary_frame(records).set_index(["quantizer", "normalizer"])
+    layer = frame.loc["ter-connect", "layer"]
+    assert (layer.published, layer.published_size_kb, layer.published_hidden) == (1.43, 321, 512)
+    assert layer.published_source == "Hou et al. 2019, poster, first table, bits per character"
+    assert math.isnan(frame.loc["twn", "weight"].published)
+    output = io.StringIO()
+    print_table(records, output)
+    assert " 1.43 " in output.getvalue()
+    assert " 1.42 @512 " in output.getvalue()
+    assert "the figure that the paper published" in output.getvalue()
+    write_html(records, tmp_path / "page.html")
+    assert "not ours" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "settings", "figure"),
+    [
+        ("ptb-word", {"task": "word-lm", "normalizer": "batch-separate:max_steps=35", "hidden": 300}, 91.9),
+        ("ptb-word", {"task": "word-lm", "normalizer": "batch-separate:max_steps=35", "hidden": 650}, 85.6),
+        ("ptb-word", {"task": "word-lm", "normalizer": "none", "hidden": 64}, 8247.4),
+        ("text8", {"normalizer": "layer", "hidden": 2000}, 1.47),
+        ("text8", {"normalizer": "none"}, None),  # not available, says the poster
+        ("text8", {"normalizer": "layer", "cell": "gru"}, None),
+        ("text8", {"normalizer": "layer:gain=0.5"}, None),
+        ("text8", {"normalizer": "batch-separate:cell=true,max_steps=180", "quantizer": "sbn"}, 1.54),
+        (
+            "billion-word",
+            {"task": "large-vocab-lm:samples=9", "cell": "g-lstm", "groups": 8, "quantizer": "none"},
+            39.4,
+        ),
+    ],
+)
+def test_a_run_finds_its_published_figure(
+    dataset: str, settings: dict[str, Any], figure: float | None
+) -> None:
+    base = {
+        "data": "x",
+        "hidden": 2,
+        "batch": 2,
+        "lr": 0.1,
+        "clip": 5.0,
+        "steps": 1,
+        "quantizer": "binary-connect",
+    }
+    found = published(RunConfig.build({**base, **settings}), dataset)
+    assert (found and found.figure) == figure
+
+
+def test_published_sizes_are_those_of_our_layers() -> None:
+    """Every size that is printed is what a layer of the paper's shape takes; a misprint would show."""
+    inputs = {
+        "ptb-char": 50,
+        "war-and-peace": 87,
+        "text8": 27,
+        ("ptb-word", 300): 300,
+        ("ptb-word", 650): 650,
+    }
+    steps = {"ptb-char": 100, "war-and-peace": 100, "text8": 180, "ptb-word": 35}
+    wrong = {}
+    for table in _tables():
+        data, hidden = table["data"], table["settings"]["hidden"]
+        for quantizer, normalizer, _, size in table["rows"]:
+            if size is None:
+                continue
+            if normalizer.startswith("batch-separate"):
+                normalizer += f"{',' if ':' in normalizer else ':'}max_steps={steps[data]}"
+            width = inputs.get(data) or inputs[data, hidden]
+            layer = LSTM(width, hidden, quantizer=quantizer, normalizer=normalizer, device="meta")
+            ours = math.floor(layer.storage_bytes() / 1024 + 0.5)
+            if ours != size:
+                wrong[data, quantizer, normalizer] = (ours, size)
+    assert wrong == {
+        ("ptb-word", "alternating", "none"): (
+            181,
+            180,
+        ),  # the poster leaves out the second scale of each gate
+        ("ptb-word", "binary-connect", "batch-separate:max_steps=35"): (768, 767),  # 767.58, cut off
+        ("text8", "stn", "batch-separate:cell=true,max_steps=180"): (29443, 15303),  # a misprint, it seems
+    }
+
+
+def test_every_form_holds_the_same_figures(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("md", "csv", "latex"):
+        assert main(["report", str(runs), "--format", name]) == 0
+        printed = capsys.readouterr().out
+        assert main(["report", str(runs), "--format", name, "--out", f"table.{name}"]) == 0
+        assert Path(f"table.{name}").read_text(encoding="utf-8") == printed
+        capsys.readouterr()
+    assert (
+        "| 2 | twn | layer | 2.500 | 2.625 | 2 | 4.0 | 2.5e-01 | completed |" in Path("table.md").read_text()
+    )
+    assert (
+        r"2 & twn & layer & 2.500 & 2.625 & 2 & 4.0 & 2.5e-01 & completed \\"
+        in Path("table.latex").read_text()
+    )
+    assert r"failed: OSError: $<$disk$>$ full" in Path("table.latex").read_text()
+    frame = pd.read_csv("table.csv").set_index(["quantizer", "normalizer"])
+    assert frame.loc["twn", "layer"].test_mean == 2.625
+    assert frame.loc["bwn", "none"].gradient_growth == math.inf
+
+
 def test_the_longest_names_fit_a_terminal(tmp_path: Path) -> None:
     make_run(tmp_path, "binary-connect", "batch-separate", status="diverged", diverged_at=1000)
     output = io.StringIO()
@@ -154,10 +283,8 @@ def test_the_page_is_self_contained_and_complete(runs: Path, tmp_path: Path) -> 
     page.close()
     assert page.open == []
     assert all(target.startswith("#") for target in page.loaded)
-    assert "script" not in page.tags
-    assert page.tags.count("svg") == 2 * (
-        3 + 1
-    )  # curves and norms, for 3 quantizers on toy and 1 on the other
+    # Curves and norms, for 3 quantizers on toy and 1 on the other; and sizes.
+    assert page.tags.count("svg") == 2 * (3 + 1) + 2
     assert text.count("<h2>") == 2
     for cell in ("2.500", "3.2e+22", "learnt nothing", "diverged at step 7", "failed: OSError: <disk> full"):
         assert cell in page.cells

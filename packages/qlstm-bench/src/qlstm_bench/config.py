@@ -18,11 +18,12 @@ Precision = Literal["32-true", "64-true", "bf16-mixed"]
 Cell = Literal["lstm", "gru", "f-lstm", "g-lstm"]
 OptimizerName = Literal["adam", "sgd", "adagrad"]
 Clipping = Literal["global", "apart"]
+Logger = Literal["tensorboard", "mlflow"]
 
 _CELL_OPTIONS = {"proj": ("lstm", "f-lstm", "g-lstm"), "rank": ("f-lstm",), "groups": ("g-lstm",)}
 """Settings that some cells have, and which."""
 
-_NOT_PART_OF_THE_RESULT = {"log_every", "checkpoint_seconds"}
+_NOT_PART_OF_THE_RESULT = {"log", "log_every", "checkpoint_seconds"}
 
 
 class ConfigError(BenchError, ValueError):
@@ -67,6 +68,7 @@ class RunConfig(BaseModel):
         eval_every: optimizer steps between validations; by default every epoch, and at least ten times a run.
         eval_symbols: validate and test on that many first symbols (characters, words, or whole sequences) of
             each part; by default on all.
+        log: where the figures go beside metrics.jsonl: ``tensorboard``, ``mlflow``.
         log_every: optimizer steps between lines of metrics.jsonl.
         gradients_every: optimizer steps between recordings of gradient stability; by default there are none.
         checkpoint_seconds: shortest time between two checkpoints.
@@ -104,6 +106,7 @@ class RunConfig(BaseModel):
     precision: Precision = "32-true"
     eval_every: int | None = Field(default=None, ge=1)
     eval_symbols: int | None = Field(default=None, ge=2)
+    log: list[Logger] = []
     log_every: int = Field(default=10, ge=1)
     gradients_every: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=60.0, ge=0)

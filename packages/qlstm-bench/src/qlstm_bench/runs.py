@@ -165,6 +165,10 @@ class Run:
                     rows.append(row)
         return rows
 
+    def last_logged_step(self) -> int:
+        """Return the step of the last line of metrics.jsonl; 0 where there is none."""
+        return int(max((row["step"] for row in self.metrics()), default=0))
+
     def log(self, row: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, in one write."""
         line = _ROW.dump_json(dict(row)) + b"\n"

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,10 +21,11 @@ from qlstm_bench.clipping import clip_gradients_
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.gradients import StateGradientNorms, clipped_share, measure_stability
 from qlstm_bench.gradients.recording import GradientRecorder
+from qlstm_bench.loggers import check_installed
 from qlstm_bench.optimization import Schedule, make_optimizer
 from qlstm_bench.random_state import random_state, restore_random_state
 from qlstm_bench.results import DatasetRecord, Result, Status
-from qlstm_bench.runs import FINISHED, Run, check_writable
+from qlstm_bench.runs import FINISHED, Run, RunError, check_writable
 from qlstm_bench.tasks import Task, tasks_of
 from qlstm_core import Quantizer, RecurrentLayer, track_curvature
 from qlstm_core.plugins import registry
@@ -95,6 +97,7 @@ def train(
     """
     check_writable(out)
     config, task = resolve(settings)
+    check_installed(config.log)
     task.prepare(config)
     fabric = _fabric(config)
     seed_everything(config.seed, verbose=False)
@@ -115,7 +118,8 @@ def train(
             result = training.loop()
         except Exception as error:
             message = " ".join(f"{type(error).__name__}: {error}".split())
-            _end(run, training.result("failed", error=message))
+            with suppress(RunError):  # a full disk: the error says so already
+                _end(run, training.result("failed", error=message))
             raise
         _end(run, result)
     return Outcome(run, result, reused=False)

@@ -100,6 +100,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
+    log: Annotated[
+        str, typer.Option(metavar="NAMES", help="Log to tensorboard, mlflow, or both with a comma, too.")
+    ] = "",
     out: Annotated[Path, typer.Option(help="Folder for run folders.")] = Path("runs"),
     force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
 ) -> None:
@@ -120,7 +123,7 @@ def run(
     settings |= {
         "task": task, "quantizer": quantizer, "normalizer": normalizer, "cell": cell, "average": average,
         "clipping": clipping, "seed": seed, "device": device, "precision": precision,
-        "checkpoint_seconds": checkpoint_seconds,
+        "checkpoint_seconds": checkpoint_seconds, "log": [name for name in log.split(",") if name],
     }  # fmt: skip
     with RunProgress() as progress:
         outcome = train(settings, out, force=force, listen=progress.update)

@@ -54,6 +54,9 @@ def sweep(
         str | None,
         typer.Option(metavar="tcp://HOST:PORT", help="Dask scheduler whose workers train instead."),
     ] = None,
+    log: Annotated[
+        str, typer.Option(metavar="NAMES", help="Log to tensorboard, mlflow, or both with a comma, too.")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the presets and train nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and train nothing.")] = False,
@@ -81,6 +84,8 @@ def sweep(
     if dry_run:
         print("\n".join(f"  {label}" for label in plan.labels))
         return
+    if log:
+        plan = plan.logged_to(log.split(","))
     _train(plan, out, workers, scheduler, force)
 
 

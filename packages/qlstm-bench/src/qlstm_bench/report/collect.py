@@ -34,7 +34,8 @@ class Record:
     def order(self) -> tuple[Any, ...]:
         """Full precision and no normalisation first, the rest by name."""
         names = (self.result.quantizer, self.result.normalizer)
-        return (*self.section, *((name != "none", name) for name in names), self.run.name)
+        sizes = (self.run.config.hidden, self.run.config.layers, self.result.seed)
+        return (*self.section, *((name != "none", name) for name in names), *sizes, self.run.name)
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Return the steps at which a figure was logged, and its values."""
@@ -60,11 +61,12 @@ def collect(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
         try:
             run = Run.read(directory)
             result = run.result()
+            rows = run.metrics()
         except RunError as error:
             problems.append(str(error))
             continue
         if result is None:
             problems.append(f"{directory}: has not ended: no result.json")
         else:
-            records.append(Record(run, result, run.metrics()))
+            records.append(Record(run, result, rows))
     return sorted(records, key=lambda record: record.order), problems

@@ -1,7 +1,8 @@
-"""The figures of a report: training curves, and gradient norms through time."""
+"""The figures of a report: training curves, gradient norms through time, accuracy against size."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from qlstm_bench.report.collect import Record
+from qlstm_bench.report.summary import lines
 from qlstm_bench.report.svg import COLORS, DASHES, STYLE, to_svg
 
 # Below this a gradient carries nothing: float32 has lost it beside the gradient at the loss.
 _SMALLEST_NORM = 1e-12
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 Draw = Callable[[Axes, Sequence[Record], Sequence[str]], None]
 
@@ -38,7 +43,7 @@ def draw_curves(axes: Axes, records: Sequence[Record], normalizers: Sequence[str
     baseline = first.figure("baseline")
     axes.axhline(baseline, color="0.6", linewidth=0.8, zorder=0)
     axes.annotate(
-        "symbol frequencies alone", (0.99, baseline), xycoords=("axes fraction", "data"),
+        "without looking at the input", (0.99, baseline), xycoords=("axes fraction", "data"),
         xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7, color="0.4",
     )  # fmt: skip
     axes.set_xlabel("optimizer step")
@@ -54,7 +59,7 @@ def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequ
         normalizers: all that the report shows, in the order of their colours.
     """
     for record in records:
-        if not record.result.gradient_norms:
+        if not record.result.gradient_norms or not record.result.gradient_norms[0].norms:
             continue
         norms = np.array(record.result.gradient_norms[0].norms)
         relative = norms / norms[-1] if norms[-1] > 0 else norms
@@ -63,6 +68,53 @@ def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequ
     axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
     axes.set_xlabel("time step t (the loss is at the last, T)")
     axes.set_ylabel("‖∂ξ/∂hₜ‖ relative to the last step")
+
+
+def draw_sizes(records: Sequence[Record]) -> str:
+    """Return the figure of merit in test against the size of the recurrent layer, as SVG.
+
+    A colour for each normaliser, a shape for each quantizer; grey outlines are what the paper published for
+    layers of the same size.
+
+    Args:
+        records: of one section.
+    """
+    normalizers = sorted({record.result.normalizer for record in records}, key=_none_first)
+    quantizers = list(by_quantizer(records))
+    first = records[0].result
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for line in lines(records):
+            marker = _MARKERS[quantizers.index(line.config.quantizer) % len(_MARKERS)]
+            color = COLORS[normalizers.index(line.config.normalizer) % len(COLORS)]
+            mean, spread = line.mean("test"), line.spread("test")
+            if not math.isnan(mean):
+                size = line.records[0].result.storage_bytes / 1024
+                bar = None if math.isnan(spread) else spread
+                axes.errorbar([size], [mean], bar, color=color, marker=marker, capsize=2, alpha=0.85)
+            paper = line.published
+            if paper and paper.size_kb is not None and paper.hidden == line.config.hidden:
+                axes.plot([paper.size_kb], [paper.figure], marker, color="0.5", fillstyle="none")
+        baseline = first.figure("baseline")
+        axes.axhline(baseline, color="0.6", linewidth=0.8, zorder=0)
+        axes.set_xscale("log")
+        axes.set_xlabel("size of the recurrent layer as deployed, KB")
+        axes.set_ylabel(f"{first.metric_title}, test")
+        shapes = [
+            Line2D([], [], color="0.3", marker=_MARKERS[number % len(_MARKERS)], linestyle="", label=name)
+            for number, name in enumerate(quantizers)
+        ]
+        colors = [
+            Line2D([], [], color=COLORS[number % len(COLORS)], marker="o", linestyle="", label=name)
+            for number, name in enumerate(normalizers)
+        ]
+        style = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
+        figure.legend(handles=shapes, title="quantizer", loc="outside right upper", **style)
+        figure.legend(
+            handles=colors, title="normaliser", loc="outside lower center", ncols=min(5, len(colors)), **style
+        )
+        return to_svg(figure)
 
 
 def _look(record: Record, normalizers: Sequence[str]) -> dict[str, Any]:

@@ -1,19 +1,20 @@
-"""One self-contained HTML file: no script, nothing loaded from elsewhere."""
+"""One self-contained HTML file: nothing is loaded from elsewhere; a small script sorts its tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from qlstm_bench.config import RunConfig
 from qlstm_bench.gradients.recording import recordings
 from qlstm_bench.report.collect import Record
-from qlstm_bench.report.figures import draw_curves, draw_gradient_norms, draw_panels
-from qlstm_bench.report.table import format_frame, results_frame
+from qlstm_bench.report.figures import draw_curves, draw_gradient_norms, draw_panels, draw_sizes
+from qlstm_bench.report.summary import differing, lines
+from qlstm_bench.report.table import LEFT, format_figure, section_title, sections, shown_frame
 from qlstm_bench.runs import replace_file
 
 
@@ -30,28 +31,48 @@ def write_html(records: Sequence[Record], path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sections = [_section(list(group)) for _, group in groupby(records, key=lambda record: record.section)]
-    page = environment.get_template("template.html").render(sections=sections)
+    shown = [_section(section) for section in sections(records)]
+    page = environment.get_template("template.html").render(sections=shown, left=LEFT)
     replace_file(path, page.encode())
 
 
 def _section(records: list[Record]) -> dict[str, Any]:
     """Return what the template shows of one task on one dataset."""
-    shown = format_frame(results_frame(records))
-    first = records[0]
+    table = shown_frame(records)
+    found = lines(records)
+    first = records[0].result
+    papers = [line.published for line in found]
     return {
-        "title": f"{first.result.task} on {first.result.dataset.name}",
-        "metric": first.result.metric_title,
-        "headings": list(shown.columns),
+        "title": section_title(records),
+        "metric": first.metric_title,
+        "better": "higher" if first.higher_is_better else "lower",
+        "headings": list(table.columns),
         "rows": [
-            {"cells": cells, "run": record.run.name, "good": record.result.learnt}
-            for cells, record in zip(shown.to_numpy().tolist(), records, strict=True)
+            {"cells": cells, "good": line.learnt}
+            for cells, line in zip(table.to_numpy().tolist(), found, strict=True)
         ],
+        "papers": sorted({paper.source for paper in papers if paper}),
+        "runs": [_run(record) for record in records],
+        "sizes": Markup(draw_sizes(records)),
         "curves": _inline(draw_panels(records, draw_curves).values()),
         "norms": _inline(draw_panels(records, draw_gradient_norms).values()),
         "recorded": _recorded(records),
-        "facts": _facts(records),
+        "facts": _facts(records, differing(found)),
     }
+
+
+def _run(record: Record) -> list[str]:
+    """Return the cells of one run: name, seed, figures, steps, seconds, fate."""
+    result = record.result
+    figures = [format_figure(result.figure(kind)) for kind in ("valid", "test")]
+    return [
+        record.run.name,
+        str(result.seed),
+        *figures,
+        str(result.steps),
+        f"{result.wall_s:.0f}",
+        result.fate,
+    ]
 
 
 def _recorded(records: list[Record]) -> list[tuple[str, Markup]]:
@@ -67,23 +88,18 @@ def _inline(drawings: Iterable[str]) -> list[Markup]:
     return [Markup(drawing) for drawing in drawings]
 
 
-def _facts(records: list[Record]) -> dict[str, str]:
-    """Return the settings and circumstances that the runs share, and how many differ where they do not."""
-    configs = [record.run.config for record in records]
+def _facts(records: list[Record], shown: Sequence[str]) -> dict[str, str]:
+    """Return the settings and circumstances of the runs; several values where they differ.
+
+    Args:
+        records: of one section.
+        shown: settings that the table has a column for.
+    """
+    columns = {"task", "data", "quantizer", "normalizer", *shown}
     values: dict[str, list[str]] = {
-        name: [str(getattr(config, name)) for config in configs]
-        for name in (
-            "hidden",
-            "layers",
-            "batch",
-            "unroll",
-            "lr",
-            "clip",
-            "steps",
-            "epochs",
-            "seed",
-            "precision",
-        )
+        name: [str(getattr(record.run.config, name)) for record in records]
+        for name in RunConfig.model_fields
+        if name not in columns
     }
     for name in ("device", "git_commit"):
         values[name] = [str(getattr(record.result, name)) for record in records]

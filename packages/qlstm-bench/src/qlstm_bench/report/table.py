@@ -1,18 +1,21 @@
-"""The table of a report."""
+"""The tables of a report: as text for a terminal, and in the forms that papers and spreadsheets take."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TextIO
 
 import pandas as pd
 
 from qlstm_bench.report.collect import Record
+from qlstm_bench.report.summary import differing, lines, summary_frame
 from qlstm_bench.results import format_growth
 from qlstm_bench.text_table import aligned
 
-_LEFT = ("quantizer", "normaliser", "status")
+LEFT = ("quantizer", "normaliser", "status")
+"""Headings of columns of words."""
 
 
 def results_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -45,39 +48,135 @@ def _row(record: Record) -> dict[str, object]:
     }
 
 
-def format_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame's shown columns as text, under their headings."""
+def sections(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records by task and dataset: only runs of one section can be compared."""
+    return [list(group) for _, group in groupby(records, key=lambda record: record.section)]
+
+
+def section_title(records: Sequence[Record]) -> str:
+    """Return task and dataset of a section, in words."""
+    first = records[0].result
+    return f"{first.task} on {first.dataset.name}"
+
+
+def shown_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the table of one section as text under its headings.
+
+    Columns in which no row has anything to say (the paper's figure, say) are left out.
+    """
+    frame = summary_frame(records)
+    settings = differing(lines(records))
+    hidden = [line.config.hidden for line in lines(records)]
     shown = pd.DataFrame(index=frame.index)
+    shown["bits"] = ["?" if pd.isna(bits) else str(int(bits)) for bits in frame["bits"]]
     shown["quantizer"] = frame["quantizer"]
     shown["normaliser"] = frame["normalizer"]
-    for name in ("valid", "test"):
-        shown[name] = ["–" if math.isnan(value) else f"{value:.3f}" for value in frame[name]]
+    for name in settings:
+        shown[name] = ["–" if value is None or value != value else str(value) for value in frame[name]]
+    for kind in ("valid", "test"):
+        pairs = zip(frame[f"{kind}_mean"], frame[f"{kind}_spread"], strict=True)
+        shown[kind] = [format_figure(mean, spread) for mean, spread in pairs]
+    if frame["published"].notna().any():
+        papers = zip(frame["published"], frame["published_hidden"], hidden, strict=True)
+        shown["paper"] = [_format_published(figure, size, own) for figure, size, own in papers]
     shown["KB"] = [f"{value:.0f}" for value in frame["size_kb"]]
     shown["ratio"] = [f"{value:.1f}" for value in frame["ratio"]]
     shown["growth"] = [format_growth(value) for value in frame["gradient_growth"]]
+    if (frame["runs"] > 1).any():
+        shown["seeds"] = frame["runs"].astype(str)
     shown["status"] = frame["status"]
     return shown
 
 
+def format_figure(mean: float, spread: float = math.nan) -> str:
+    """Return a figure of merit with its spread, as in ``2.351 ±0.012``; a dash for NaN."""
+    if math.isnan(mean):
+        return "–"
+    digits = 3 if abs(mean) < 20 else 1
+    return f"{mean:.{digits}f}" if math.isnan(spread) else f"{mean:.{digits}f} ±{spread:.{digits}f}"
+
+
+def _format_published(figure: float, hidden: float, own: int) -> str:
+    if math.isnan(figure):
+        return "–"
+    text = f"{figure:.2f}" if figure < 20 else f"{figure:.1f}"
+    return text if hidden == own else f"{text} @{hidden:.0f}"
+
+
 def print_table(records: Sequence[Record], file: TextIO | None = None) -> None:
     """Print one table per task and dataset, as plain text that fits 80 columns where names do."""
-    frame = results_frame(records)
-    for (task, dataset), part in frame.groupby(["task", "dataset"], sort=False):
-        metric = next(record.result.metric_title for record in records if record.section == (task, dataset))
-        print(f"\n{task} on {dataset}\n", file=file)
-        shown = format_frame(part)
-        print(aligned(list(shown.columns), shown.to_numpy().tolist(), _LEFT, group=True), file=file)
-        print(f"\n{legend(metric)}", file=file)
+    for section in sections(records):
+        shown = shown_frame(section).drop(columns="bits")  # a quantizer's name tells them
+        print(f"\n{section_title(section)}\n", file=file)
+        print(aligned(list(shown.columns), shown.to_numpy().tolist(), LEFT, group=True), file=file)
+        print(f"\n{legend(section, list(shown.columns))}", file=file)
 
 
-def legend(metric_title: str) -> str:
+def legend(records: Sequence[Record], headings: Sequence[str]) -> str:
     """Return what the table's columns show, a line each."""
-    return "\n".join(
-        (
-            f"valid, test  {metric_title} in validation and test; lower is better",
-            "KB           size of the recurrent layer as deployed, in 1024 bytes",
-            "ratio        how many times smaller than the same layer in float32",
-            "growth       gradient norm at the first time step over that at the last:",
-            "             far above 1 it explodes on its way back",
-        )
-    )
+    first = records[0].result
+    better = "higher" if first.higher_is_better else "lower"
+    notes = {
+        "valid, test": f"{first.metric_title} in validation and test; {better} is better",
+        "paper": "the figure that the paper published; @512: with 512 units",
+        "KB": "size of the recurrent layer as deployed, in 1024 bytes",
+        "ratio": "how many times smaller than the same layer in float32",
+        "growth": "gradient norm at the first time step over that at the last:\n"
+        "             far above 1 it explodes on its way back",
+        "seeds": "±: standard deviation between them; growth: the largest of them",
+    }
+    optional = {"paper", "seeds"} - set(headings)
+    return "\n".join(f"{name:<13}{note}" for name, note in notes.items() if name not in optional)
+
+
+def to_markdown(records: Sequence[Record]) -> str:
+    """Return one table per section in Markdown."""
+    return _join(records, _markdown, "## {}\n\n")
+
+
+def to_latex(records: Sequence[Record]) -> str:
+    """Return one ``tabular`` per section, with rules of plain LaTeX."""
+    return _join(records, _latex, "% {}\n")
+
+
+def to_csv(records: Sequence[Record]) -> str:
+    """Return one table of all sections, numbers in full; see :func:`summary_frame` for its columns."""
+    text: str = summary_frame(records).to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def _join(records: Sequence[Record], form: Callable[[pd.DataFrame], str], title: str) -> str:
+    parts = [title.format(section_title(part)) + form(shown_frame(part)) for part in sections(records)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(shown: pd.DataFrame) -> str:
+    rules = ["---" if name in LEFT else "--:" for name in shown.columns]
+    rows = [list(shown.columns), rules, *shown.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "–": "--", ">": "$>$", "<": "$<$",
+}  # fmt: skip
+
+
+def _latex(shown: pd.DataFrame) -> str:
+    columns = "".join("l" if name in LEFT else "r" for name in shown.columns)
+    rows = [
+        " & ".join("".join(_LATEX.get(character, character) for character in cell) for cell in row) + r" \\"
+        for row in [list(shown.columns), *shown.to_numpy().tolist()]
+    ]
+    head, *body = rows
+    parts = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\hline",
+        head,
+        r"\hline",
+        *body,
+        r"\hline",
+        r"\end{tabular}",
+    ]
+    return "\n".join(parts)

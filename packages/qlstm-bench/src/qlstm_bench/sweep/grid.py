@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any
 
@@ -99,6 +99,11 @@ class Plan:
     about: str
     minutes: float | None
     configs: tuple[RunConfig, ...]
+
+    def logged_to(self, names: Sequence[str]) -> Plan:
+        """Return the same runs with these loggers."""
+        configs = (RunConfig.build(config.model_dump() | {"log": list(names)}) for config in self.configs)
+        return replace(self, configs=tuple(configs))
 
     @property
     def labels(self) -> list[str]:
