@@ -208,7 +208,7 @@ class RoundingAdam(Experiment):
         ]
         return Findings(
             table, lambda figure: _draw(figure, table, shown),
-            "Left: error in validation, a dot per method and task. Right: share of the binary weights that "
+            "Left: error in validation over full precision's. Right: share of the binary weights that "
             "differ from their start.", tuple(remarks),
         )  # fmt: skip
 
@@ -253,9 +253,10 @@ def _row(outcomes: list[Outcome]) -> dict[str, float]:
 def _draw(figure: Figure, table: pd.DataFrame, shown: dict[tuple[str, str], list[float]]) -> None:
     left, right = figure.subplots(1, 2)
     for name, part in table.groupby("task"):
-        left.errorbar(part.error, part.method, xerr=part.spread, fmt="o", label=str(name))
+        full = part.error[part.method == "ADAM"].item()
+        left.errorbar(part.error / full, part.method, xerr=part.spread / full, fmt="o", label=str(name))
     left.invert_yaxis()
-    left.set_xlabel("error in validation (see the table for its unit)")
+    left.set_xlabel("error in validation, over ADAM's")
     left.legend(frameon=False, fontsize=8)
     for (name, method), changed in shown.items():
         right.plot(range(1, len(changed) + 1), changed, label=f"{name}, {method}")

@@ -104,8 +104,8 @@ def _remarks(first: pd.DataFrame) -> tuple[str, ...]:
     narrow = first["measured/refined, per layer"]
     return (
         f"Widest layers, largest batch, with batch normalisation, in printed growths per layer: sign "
-        f"{sign.min():.2f} to {sign.max():.2f}; ReLU {relu.min():.2f} to {relu.max():.2f} (π/(π − 1) = 1.47); "
-        f"sign with a clipped straight-through gradient {clipped.min():.2f} to {clipped.max():.2f} "
+        f"{sign.min():.2f} to {sign.max():.2f}; ReLU {relu.min():.2f} to {relu.max():.2f} (π/(π − 1) = "
+        f"1.47); sign with a clipped straight-through gradient {clipped.min():.2f} to {clipped.max():.2f} "
         "(P(|z| ≤ 1) = 0.68).",
         f"All cases: {narrow.min():.2f} to {narrow.max():.2f} times the refined growth per layer; "
         "the worst are narrow and of small batch.",
