@@ -17,7 +17,7 @@ from qlstm_core.layers import (
 )
 
 if TYPE_CHECKING:
-    from qlstm_core.packed.recurrent import PackedGRU, PackedLSTM, pack
+    from qlstm_core.packed.recurrent import PackedGRU, PackedLSTM, load_packed, pack
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "Quantizer",
     "RecurrentLayer",
     "StateTrace",
+    "load_packed",
     "pack",
     "readable_loop",
     "record_states",
@@ -40,7 +41,7 @@ __all__ = [
     "track_curvature",
 ]
 
-_PACKED = frozenset({"PackedGRU", "PackedLSTM", "pack"})
+_PACKED = frozenset({"PackedGRU", "PackedLSTM", "load_packed", "pack"})
 
 
 def __getattr__(name: str) -> Any:

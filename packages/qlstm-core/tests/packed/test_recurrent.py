@@ -3,188 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_layers import Batch, Features, FeaturesAndCell, Sign, Ternary, layers
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from qlstm_core import GRU, LSTM, BitPlanes, FactorizedLSTM, GroupedLSTM, Normalizer, Quantizer, pack
+from qlstm_core import GRU, LSTM, GroupedLSTM, Normalizer, Quantizer, pack
 from qlstm_core.layers import RecurrentLayer
-
-
-class Sign(Quantizer):
-    """±mean|w| per gate."""
-
-    bits = 1
-    scales = 1
-
-    def forward(self, weight, curvature=None):
-        return torch.where(weight < 0, -1, 1) * weight.abs().mean((1, 2), keepdim=True)
-
-
-class Plain(Sign):
-    """±1: no scale is stored."""
-
-    scales = 0
-
-    def forward(self, weight, curvature=None):
-        return torch.where(weight < 0, -1, 1).to(weight) / 8
-
-
-class Ternary(Quantizer):
-    """0 and ±mean|w|."""
-
-    bits = 2
-    scales = 1
-
-    def forward(self, weight, curvature=None):
-        scale = weight.abs().mean((1, 2), keepdim=True)
-        return weight.sign() * (weight.abs() > 0.7 * scale) * scale
-
-
-class Grid(Quantizer):
-    """A grid of 15 levels for each row: four planes and an offset."""
-
-    bits = 4
-    scales = 1
-    per_row = True
-
-    def forward(self, weight, curvature=None):
-        step = weight.abs().amax(-1, keepdim=True) / 7
-        return (weight / step).round() * step
-
-
-class Free(Quantizer):
-    """Two planes with scales of their own."""
-
-    bits = 2
-    scales = 2
-
-    def bitplanes(self, weight, curvature=None):
-        first = weight.abs().mean((1, 2), keepdim=True)
-        left = weight - torch.where(weight < 0, -first, first)
-        second = left.abs().mean((1, 2), keepdim=True)
-        return BitPlanes(torch.stack([weight >= 0, left >= 0]), torch.stack([first, second]).squeeze(-1))
-
-    def forward(self, weight, curvature=None):
-        return self.bitplanes(weight).dense().to(weight)
-
-
-class RowLength(Normalizer):
-    """Rows of a learned length."""
-
-    def prepare(self, weight):
-        self.gain = torch.nn.Parameter(weight.norm(dim=-1) * 1.5)
-
-    def weight(self, weight):
-        return self.gain.unsqueeze(-1) * torch.nn.functional.normalize(weight, dim=-1)
-
-
-class Features(Normalizer):
-    """Layer normalisation."""
-
-    statistics = "features"
-    eps = 1e-3
-
-    def prepare(self, weight):
-        shape = weight.shape[:2]
-        self.gain = torch.nn.Parameter(torch.linspace(0.5, 1.5, shape.numel()).view(shape).to(weight))
-        self.bias = torch.nn.Parameter(torch.linspace(-0.2, 0.3, shape.numel()).view(shape).to(weight))
-
-    def forward(self, preactivation, step):
-        z = torch.nn.functional.layer_norm(preactivation, preactivation.shape[-1:], eps=self.eps)
-        return z * self.gain + self.bias
-
-
-class FeaturesAndCell(Features):
-    """The same, of the cell state too."""
-
-    cell = True
-
-
-class RootMeanSquare(Features):
-    """Without centring."""
-
-    centered = False
-    statistics = "features"
-
-    def prepare(self, weight):
-        super().prepare(weight)
-        self.bias = None
-
-    def forward(self, preactivation, step):
-        square = preactivation.square().mean(-1, keepdim=True)
-        return preactivation / (square + self.eps).sqrt() * self.gain
-
-
-class Batch(Features):
-    """Running statistics of three steps."""
-
-    statistics = "batch"
-    momentum = 0.1
-
-    def prepare(self, weight):
-        super().prepare(weight)
-        shape = (3, *weight.shape[:2])
-        spread = torch.linspace(-0.3, 0.4, 3 * weight.shape[:2].numel()).view(shape).to(weight)
-        self.register_buffer("running_mean", spread)
-        self.register_buffer("running_var", spread.abs() + 0.3)
-
-    def forward(self, preactivation, step):
-        row = min(step, 2)
-        z = (preactivation - self.running_mean[row]) / (self.running_var[row] + self.eps).sqrt()
-        return z * self.gain + self.bias
-
-
-class BatchAndCell(Batch):
-    """The same, of the cell state too."""
-
-    cell = True
-
-
-QUANTIZERS = [Sign, Plain, Ternary, Grid, Free]
-NORMALIZERS = [None, None, RowLength, Features, RootMeanSquare, Batch, FeaturesAndCell, BatchAndCell]
-
-
-@st.composite
-def layers(draw: st.DrawFn) -> RecurrentLayer:
-    family = draw(st.sampled_from([LSTM, LSTM, GRU, FactorizedLSTM, GroupedLSTM]))
-    options: dict[str, Any] = {
-        "num_layers": draw(st.integers(1, 3)),
-        "bias": draw(st.booleans()),
-        "batch_first": draw(st.booleans()),
-        "bidirectional": draw(st.booleans()),
-    }
-    size, hidden = draw(st.integers(1, 40)), draw(st.integers(2, 40))
-    projected = family is not GRU and draw(st.booleans())
-    if family is GroupedLSTM:
-        size, hidden = 4 * draw(st.integers(1, 9)), 4 * draw(st.integers(2, 9))
-        options["groups"] = draw(st.sampled_from([1, 2, 4, (4, 2, 4)[: options["num_layers"]]]))
-        options["proj_size"] = hidden - 4 if projected else 0
-    elif projected:
-        options["proj_size"] = draw(st.integers(1, hidden - 1))
-    if family is FactorizedLSTM:
-        options["rank"] = draw(st.integers(1, 2))
-        hidden = max(hidden, 3)
-    keys = ["outer", "inner"] if family is FactorizedLSTM else ["ih", "hh"]
-    quantizer = draw(st.sampled_from(QUANTIZERS))()
-    normalizer = draw(st.sampled_from(NORMALIZERS))
-    if normalizer is not None and normalizer.cell and family is GRU:
-        normalizer = Features
-    options["quantizer"] = draw(
-        st.sampled_from([quantizer, quantizer, {keys[0]: quantizer}, dict.fromkeys([*keys, "hr"], quantizer)])
-        if options.get("proj_size")
-        else st.sampled_from(
-            [quantizer, quantizer, {keys[1]: quantizer, keys[0]: Sign()}, {keys[1]: quantizer}]
-        )
-    )
-    if normalizer is not None:
-        options["normalizer"] = draw(
-            st.sampled_from([normalizer(), normalizer(), {"ih": Features(), "hh": normalizer()}])
-        )
-    return family(size, hidden, **options)
+from qlstm_core.packed.dispatch import has_avx2
 
 
 def reference(layer: RecurrentLayer) -> RecurrentLayer:
@@ -250,3 +87,274 @@ def test_every_form_computes_what_the_layer_computes(data):
         assert ours.shape == exact.shape
         assert ours.dtype == torch.float32
         assert torch.allclose(ours.double(), exact, rtol=0, atol=2e-3)
+
+
+def sequence(packed, x, state=None):
+    y, final = packed(x, state)
+    return [y, *(final if isinstance(final, tuple) else (final,))]
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=40)
+def test_steps_give_what_the_sequence_gives(data):
+    layer = data.draw(layers().filter(lambda layer: not layer.bidirectional))
+    batch = data.draw(st.sampled_from([None, 1, 3]))
+    shape = (5,) if batch is None else (5, batch)
+    x = torch.randint(layer.input_size, shape)
+    if data.draw(st.booleans()):
+        x = torch.randn(*shape, layer.input_size)
+    packed = pack(layer)
+    whole = x.transpose(0, 1) if layer.batch_first and batch is not None else x
+    begin = packed(whole)[1] if data.draw(st.booleans()) else None
+    y, *final = sequence(packed, whole, begin)
+    if layer.batch_first and batch is not None:
+        y = y.transpose(0, 1)
+    state = begin
+    for x_t, y_t in zip(x, y, strict=True):
+        found, state = packed.step(x_t, state)
+        assert torch.equal(found, y_t)
+    assert state.steps == 5
+    for ours, theirs in zip(state, final, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_step_allocates_nothing_and_returns_the_same_objects():
+    packed = pack(LSTM(4, 8, quantizer=Sign()))
+    y, state = packed.step(np.ones(4, np.float32))
+    h = next(iter(state))
+    again, same = packed.step(np.zeros(4, np.float32), state)
+    assert same is state
+    assert np.shares_memory(again, y)
+    assert np.array_equal(h[-1].numpy(), again)
+
+
+def test_a_step_that_does_not_fit_is_refused():
+    packed = pack(LSTM(4, 8, quantizer=Sign()))
+    _, state = packed.step(torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"shape \(2, 4\), got \(3, 4\)"):
+        packed.step(torch.ones(3, 4), state)
+    with pytest.raises(ValueError, match="float64"):
+        packed.step(torch.ones(2, 4).double(), state)
+    with pytest.raises(ValueError, match=r"\[0, 4\), got 1 to 4"):
+        packed.step(torch.tensor([1, 4]), state)
+    with pytest.raises(ValueError, match="another packed network"):
+        pack(LSTM(4, 8, quantizer=Sign())).step(torch.ones(2, 4), state)
+    with pytest.raises(ValueError, match="bidirectional"):
+        pack(LSTM(4, 8, bidirectional=True, quantizer=Sign())).step(torch.ones(2, 4))
+
+
+def test_numpy_goes_in_and_out():
+    packed = pack(LSTM(4, 8, num_layers=2, quantizer=Sign()))
+    x = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(np.float32)
+    y, (h, c) = packed(x)
+    wanted, (wanted_h, wanted_c) = packed(torch.from_numpy(x))
+    assert np.array_equal(y, wanted.numpy())
+    assert np.array_equal(h, wanted_h.numpy())
+    assert np.array_equal(c, wanted_c.numpy())
+    frozen = x[:, ::-1]
+    frozen.flags.writeable = False
+    assert np.array_equal(packed(frozen, (h[:, ::-1], c[:, ::-1]))[0], packed(x, (h, c))[0][:, ::-1])
+    assert isinstance(packed(np.zeros((3, 1), np.int32))[0], np.ndarray)
+
+
+def test_the_given_state_is_not_changed():
+    packed = pack(GRU(4, 8, quantizer=Sign()))
+    h = torch.ones(1, 2, 8)
+    packed(torch.ones(5, 2, 4), h)
+    packed.step(torch.ones(2, 4), h)
+    assert torch.equal(h, torch.ones(1, 2, 8))
+
+
+@pytest.mark.parametrize("normalizer", ["none", Features(), Batch()])
+@pytest.mark.parametrize("quantizer", [Sign(), Ternary()])
+def test_errors_stay_small_over_a_hundred_steps(quantizer, normalizer):
+    torch.manual_seed(0)
+    layer = LSTM(128, 128, quantizer=quantizer, normalizer=normalizer)
+    x = torch.randn(100, 2, 128)
+    with torch.no_grad():
+        wanted, _ = reference(layer)(x.double())
+    for bits, bound in {8: 2e-2, 12: 1e-3, 16: 1e-4}.items():
+        found, _ = pack(layer, activation_bits=bits)(x)
+        assert float((found - wanted).norm() / wanted.norm()) <= bound
+
+
+@pytest.mark.skipif(not has_avx2(), reason="needs a CPU with AVX2")
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("quantizer", [Sign(), Ternary()])
+def test_kernels_agree_to_the_last_bit(monkeypatch, quantizer, bits):
+    torch.manual_seed(0)
+    layer = LSTM(21, 37, quantizer=quantizer, normalizer=FeaturesAndCell())
+    x = torch.randn(7, 11, 21)
+    found = []
+    for kernel in ("avx2", "portable"):
+        monkeypatch.setenv("QLSTM_KERNEL", kernel)
+        packed = pack(layer, activation_bits=bits)
+        assert packed.kernel == kernel
+        found.append(sequence(packed, x))
+    for fast, plain in zip(*found, strict=True):
+        assert torch.equal(fast, plain)
+
+
+def test_threads_share_a_network():
+    torch.manual_seed(0)
+    packed = pack(LSTM(24, 40, num_layers=2, quantizer=Sign(), normalizer=Features()))
+    inputs = torch.randn(4, 30, 3, 24)
+    wanted = [packed(x) for x in inputs]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            y, (h, _c) = packed(inputs[i])
+            state = None
+            for x_t, y_t in zip(inputs[i], wanted[i][0], strict=True):
+                found, state = packed.step(x_t, state)
+                if not torch.equal(found, y_t):
+                    wrong.append(i)
+            if not (torch.equal(y, wanted[i][0]) and torch.equal(h, wanted[i][1][0])):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_copies_and_pickles_compute_the_same():
+    packed = pack(LSTM(4, 8, quantizer=Sign()), activation_bits=8)
+    x = torch.randn(5, 4)
+    for other in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert other.activation_bits == 8
+        assert torch.equal(other(x)[0], packed(x)[0])
+
+
+def test_not_finite_inputs_spoil_their_own_sequence_only():
+    packed = pack(LSTM(4, 8, quantizer=Sign()))
+    x = torch.randn(5, 2, 4)
+    x[2, 0, 1] = torch.nan
+    y, _ = packed(x)
+    assert torch.isnan(y[2:, 0]).all()
+    assert torch.isfinite(y[:2]).all()
+    assert torch.isfinite(y[:, 1]).all()
+
+
+class OwnStatistics(Normalizer):
+    """Nobody knows what it computes."""
+
+    def forward(self, preactivation, step):
+        return preactivation / 2
+
+
+class Entrywise(Normalizer):
+    """Changes weights one by one."""
+
+    def weight(self, weight):
+        return weight + weight.square()
+
+
+class ManyLevels(Quantizer):
+    """Has too many levels for bit planes."""
+
+    bits = 12
+
+    def forward(self, weight, curvature=None):
+        return (weight * 1000).round() / 1000
+
+
+class OwnStep(LSTM):
+    """Another cell."""
+
+    @staticmethod
+    def step(x, r, h, c, norm_cell=None):
+        return h, c
+
+
+def diverged():
+    layer = LSTM(4, 8, quantizer=Sign())
+    with torch.no_grad():
+        layer.bias_ih_l0[3] = torch.nan
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "message"),
+    [
+        (lambda: LSTM(4, 8), ValueError, "nothing to pack.*quantizer='none'"),
+        (lambda: torch.nn.LSTM(4, 8), TypeError, "pack takes an LSTM"),
+        (
+            lambda: LSTM(4, 8, quantizer=Sign(), normalizer=OwnStatistics()),
+            ValueError,
+            "OwnStatistics.*declares no",
+        ),
+        (
+            lambda: LSTM(4, 8, quantizer=Sign(), normalizer=Entrywise()),
+            ValueError,
+            "Entrywise.*scale its rows",
+        ),
+        (lambda: LSTM(4, 80, quantizer=ManyLevels()), ValueError, "ManyLevels of weight_ih_l0.*levels"),
+        (lambda: LSTM(4, 8, quantizer=Sign(), state_quantizer=Sign()), ValueError, "state_quantizer Sign"),
+        (lambda: OwnStep(4, 8, quantizer=Sign()), TypeError, "OwnStep has a step of its own"),
+        (diverged, ValueError, "layer 0, direction 0: bias.*not finite"),
+    ],
+)
+def test_what_cannot_be_packed_is_named(layer, error, message):
+    with pytest.raises(error, match=message):
+        pack(layer())
+
+
+def test_arguments_that_do_not_fit_are_named():
+    packed = pack(LSTM(4, 8, quantizer=Sign()))
+    with pytest.raises(ValueError, match="activation_bits must be one of"):
+        pack(LSTM(4, 8, quantizer=Sign()), activation_bits=10)
+    with pytest.raises(RuntimeError, match="Expected 4, got 5"):
+        packed(torch.ones(3, 1, 5))
+    with pytest.raises(ValueError, match="does not match weight dtype"):
+        packed(np.ones((3, 1, 4)))
+    with pytest.raises(ValueError, match=r"tokens must lie in \[0, input_size\)"):
+        packed(torch.tensor([[4]]))
+    with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] size"):
+        packed(torch.ones(3, 1, 4), (torch.ones(1, 2, 8), torch.ones(1, 1, 8)))
+    with pytest.raises(TypeError, match="torch tensor or a NumPy array"):
+        packed([[1.0]])
+
+
+def test_packing_leaves_the_layer_as_it_is():
+    layer = GroupedLSTM(8, 16, quantizer=Sign(), normalizer=Features()).train()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    pack(layer)
+    assert layer.training
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+_SCRIPT = """
+import json, sys, torch, qlstm_core
+lean = "numba" not in sys.modules
+from packed_layers import Sign
+torch.manual_seed(0)
+packed = qlstm_core.pack(qlstm_core.LSTM(5, 6, quantizer=Sign()), activation_bits=16)
+y, _ = packed(torch.linspace(-1, 1, 20).view(4, 5))
+json.dump([lean, packed.kernel, y.tolist()], sys.stdout)
+"""
+
+
+@pytest.mark.parametrize(
+    "environment", [{"QLSTM_KERNEL": "portable"}, {"NUMBA_CPU_NAME": "generic"}, {"NUMBA_ENABLE_AVX": "0"}]
+)
+def test_any_cpu_runs_and_importing_costs_no_numba(environment):
+    folder = os.path.dirname(os.path.dirname(__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT],
+        env={**os.environ, "PYTHONPATH": folder, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lean, kernel, found = json.loads(done.stdout)
+    assert lean
+    assert kernel == "portable"
+    torch.manual_seed(0)
+    wanted, _ = pack(LSTM(5, 6, quantizer=Sign()), activation_bits=16)(torch.linspace(-1, 1, 20).view(4, 5))
+    assert torch.allclose(torch.tensor(found), wanted, atol=1e-6)

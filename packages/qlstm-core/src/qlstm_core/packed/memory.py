@@ -16,14 +16,16 @@ inner = compiled(None, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class Memory(NamedTuple):
-    """A program's arrays and the workspace.
+    """A kernel, a program's arrays and the workspace.
 
     Args:
+        kernel: a record of :data:`qlstm_core.packed.calls.KERNEL`.
         matrices, blocks, floats: of the :class:`~qlstm_core.packed.program.Program`.
         work: uint8.
         places: a record of where its parts start.
     """
 
+    kernel: Any
     matrices: Any
     blocks: Any
     floats: Any

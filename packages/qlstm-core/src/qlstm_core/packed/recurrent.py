@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import os
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from qlstm_core.layers.checks import (
     check_state,
     check_tokens,
 )
+from qlstm_core.packed import storage
+from qlstm_core.packed.calls import bind
 from qlstm_core.packed.dispatch import choose
-from qlstm_core.packed.engine import engine
+from qlstm_core.packed.engine import run
 from qlstm_core.packed.extract import extract
 from qlstm_core.packed.format import aligned
 from qlstm_core.packed.network import Network
 from qlstm_core.packed.program import Program, build
+from qlstm_core.packed.stream import Stream
 
 Array = Tensor | NDArray[Any]
 
@@ -55,8 +59,8 @@ class PackedLayer:
         kernel = choose()
         self.kernel = kernel.name
         p = self._program
-        self._run = engine(kernel, self.activation_bits, p.pairings)
-        self._arrays = (len(self.states) == 1, p.cells, p.matrices, p.blocks, p.floats)
+        record, self._functions = bind(kernel, self.activation_bits, p.pairings)
+        self._arrays = (len(self.states) == 1, record, p.cells, p.matrices, p.blocks, p.floats)
 
     def __call__(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
         """Run whole sequences; shapes, states and errors as of the layer that was packed.
@@ -84,6 +88,97 @@ class PackedLayer:
         if isinstance(x, np.ndarray):
             return output.numpy(), _state(tuple(s.numpy() for s in final))
         return output, _state(final)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the network as stored: those of the file up to its header."""
+        return storage.nbytes(self.network)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file, which is there whole or not at all.
+
+        Args:
+            path: the file, by custom ``….safetensors``; one that exists is replaced.
+        """
+        storage.save(self.network, path, self.activation_bits)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], activation_bits: int | None = None) -> Self:
+        """Read a network that :meth:`save` wrote; nothing in the file is executed.
+
+        Args:
+            path: the file.
+            activation_bits: 8, 12 or 16; default: as saved.
+
+        Raises:
+            PackedFileError: a file that is truncated, altered, of a later version or inconsistent, or that
+                holds a network of the other family.
+            OSError: a file that cannot be read.
+        """
+        network, saved = storage.load(path)
+        if _FAMILIES[network.config.family] is not cls and cls is not PackedLayer:
+            found = _FAMILIES[network.config.family].__name__
+            raise storage.PackedFileError(f"{os.fspath(path)}: holds a {found}, not a {cls.__name__}")
+        family: Any = _FAMILIES[network.config.family]
+        loaded: Self = family(network, saved if activation_bits is None else activation_bits)
+        return loaded
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.network, self.activation_bits)
+
+    def step(self, x: Array, state: Any = None) -> tuple[Any, Stream]:
+        """Run one step of a stream, without allocating anything.
+
+        Example::
+
+            state = None
+            for x_t in stream:
+                y_t, state = packed.step(x_t, state)
+
+        Args:
+            x: float32 ``(B, input_size)``, or ``(input_size,)`` unbatched; or integer tokens ``(B,)`` or
+                ``()``.
+            state: what the step before returned; to begin, ``None`` for zeros or a state as a whole sequence
+                takes and returns it, which is copied.
+
+        Returns:
+            The output, ``(B, output_size)`` or ``(output_size,)``, in memory that the next step of the same
+            stream overwrites; and the state, the same object at every step.
+
+        Raises:
+            ValueError: a bidirectional network; shapes, dtypes and tokens that do not fit.
+        """
+        tensor = isinstance(x, Tensor)
+        array: NDArray[Any] = _tensor(x).numpy() if tensor else np.asarray(x)
+        if not isinstance(state, Stream):
+            state = self._stream(array, state)
+        elif state.program is not self._program:
+            raise ValueError("the state belongs to another packed network; begin with state=None")
+        arguments: tuple[Any, ...] = (
+            *self._arrays,
+            *state.put(array),
+            *state.before,
+            state.steps,
+            *state.after,
+        )
+        run(*arguments)
+        state.steps += 1
+        return (state.y_tensor if tensor else state.y), state
+
+    def _stream(self, x: NDArray[Any], state: Any) -> Stream:
+        if self.network.config.bidirectional:
+            raise ValueError("a bidirectional network needs whole sequences: there is no step")
+        features = 1 if np.issubdtype(x.dtype, np.floating) else 0
+        if x.ndim not in (features, features + 1):
+            raise ValueError(
+                f"a step has {features} dimensions, or {features + 1} with a batch, got {x.ndim}"
+            )
+        batched = x.ndim > features
+        given = _states(state)
+        if given is not None and not batched:
+            given = tuple(s.unsqueeze(1) for s in given)
+        h, c = self._start(given, len(x) if batched else 1)
+        return Stream(self._program, (h, c)[: len(self.states)], batched)
 
     def _call_padded(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         config = self.network.config
@@ -131,7 +226,7 @@ class PackedLayer:
         starts = np.cumsum(sizes) - sizes
         places, size = self._program.places(batch, rows)
         inputs = _inputs(x, config.input_size)
-        self._run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, aligned((size,), np.uint8), places)
+        run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, aligned((size,), np.uint8), places)
         return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.states)])
 
     def _shapes(self, batch: int) -> list[tuple[int, int, int]]:
@@ -164,6 +259,14 @@ class PackedGRU(PackedLayer):
     states = ("h",)
 
 
+_FAMILIES: dict[str, type[PackedLayer]] = {"lstm": PackedLSTM, "gru": PackedGRU}
+
+
+def load_packed(path: str | os.PathLike[str], activation_bits: int | None = None) -> PackedLayer:
+    """Read a packed network of either family; see :meth:`PackedLayer.load`."""
+    return PackedLayer.load(path, activation_bits)
+
+
 def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLayer:
     """Pack a trained layer: what it computes in ``eval()``, with quantized weights as bits.
 
@@ -187,8 +290,14 @@ def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLay
             not finite; another ``activation_bits``.
     """
     network = extract(layer)
-    family = PackedLSTM if network.config.family == "lstm" else PackedGRU
-    return family(network, activation_bits)
+    return _FAMILIES[network.config.family](network, activation_bits)
+
+
+def _states(state: Any) -> tuple[Tensor, ...] | None:
+    if state is None:
+        return None
+    given = (state,) if isinstance(state, Tensor | np.ndarray) else tuple(state)
+    return tuple(_tensor(s) for s in given)
 
 
 def _tensor(x: Any) -> Tensor:

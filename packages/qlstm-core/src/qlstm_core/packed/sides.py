@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qlstm_core.packed.activations import ENTRY_LIMIT, quantize
-from qlstm_core.packed.dispatch import Kernel
+from qlstm_core.packed.activations import quantize
+from qlstm_core.packed.calls import call_fill, call_product
 from qlstm_core.packed.memory import (
     blocks_of,
     copy,
@@ -87,120 +85,88 @@ def _column(memory: Any, m: Any, token: Any, out: Any, row: Any, begin: Any) -> 
         rescale(sums, np.float32(1), np.int32(1), scales, offsets, to)
 
 
-def _choice(product: Callable[[int], Any], pairings: tuple[int, ...]) -> Any:
-    """Return ``multiply(pairing, blocks, tables, norms, sums)``, made of the products that are needed."""
-    own, *rest = pairings
-    multiply = product(own)
-    if not rest:
+@inner
+def _multiply_bits(
+    memory: Any, m: Any, x: Any, row: Any, count: Any, group: Any, out: Any, to_row: Any, begin: Any
+) -> None:
+    work, places = memory.work, memory.places
+    padded = vector(work, places.padded, 4 * m.groups)
+    size = 10 * m.groups
+    codes = work[places.codes : places.codes + count * size].view(np.int16).reshape((count, 5, m.groups))
+    size = memory.kernel.planes * 16 * m.groups
+    tables = work[places.tables : places.tables + count * size].reshape(
+        (count, memory.kernel.planes, 16 * m.groups)
+    )
+    sums = integers(work, places.sums, count * length_of(m)).reshape((count, length_of(m)))
+    steps, norms, totals = (
+        vector(work, places.scales, count),
+        integers(work, places.norms, count),
+        integers(work, places.totals, count),
+    )
+    for k in range(count):
+        _gather(x, row + k, group, m.cols, padded)
+        steps[k], norms[k], totals[k] = quantize(padded, memory.kernel.limit, codes[k])
+    call_fill(memory.kernel.fill, codes, tables)
+    product = memory.kernel.product_0
+    if m.pairing:
+        product = memory.kernel.product_1 if m.pairing == 1 else memory.kernel.product_2
+    call_product(product, blocks_of(memory, m), tables, norms, sums)
+    scales, offsets = scales_of(memory, m)
+    for k in range(count):
+        to = out[to_row + k, begin : begin + m.rows]
+        rescale(sums[k], steps[k], totals[k], scales, offsets, to)
 
-        @inner
-        def single(pairing: int, blocks: Any, tables: Any, norms: Any, sums: Any) -> None:
-            multiply(blocks, tables, norms, sums)
 
-        return single
-    others = _choice(product, tuple(rest))
-
-    @inner
-    def either(pairing: int, blocks: Any, tables: Any, norms: Any, sums: Any) -> None:
-        if pairing == own:
-            multiply(blocks, tables, norms, sums)
-        else:
-            others(pairing, blocks, tables, norms, sums)
-
-    return either
+@inner
+def apply(
+    memory: Any, m: Any, x: Any, row: Any, count: Any, group: Any, out: Any, to_row: Any, begin: Any
+) -> None:
+    """``out[to_row + k, begin:] = W x[row + k]`` of up to ``COLUMNS`` vectors, or of a group of them."""
+    if m.sums > 0:
+        _multiply_bits(memory, m, x, row, count, group, out, to_row, begin)
+        return
+    own = vector(memory.work, memory.places.padded, m.cols)
+    for k in range(count):
+        _gather(x, row + k, group, m.cols, own)
+        _multiply_floats(memory, m, own, out, to_row + k, begin)
 
 
-@cache
-def products(kernel: Kernel, activation_bits: int, pairings: tuple[int, ...]) -> tuple[Any, Any]:
-    """Return the compiled functions ``apply`` and ``side``, which the engine calls.
+@inner
+def side(
+    memory: Any, low: int, number: Any, split: int, parts: Any, x: Any, tokens: Any, row: Any, rows: Any,
+    out: Any,
+) -> None:  # fmt: skip
+    """Write ``W x`` of ``rows`` vectors, or of tokens where there are any, from ``row`` on into ``out``.
 
     Args:
-        kernel: whose products.
-        activation_bits: 8, 12 or 16.
-        pairings: of all matrices, see :attr:`qlstm_core.packed.format.PackedMatrix.pairing`.
+        low: number of the matrix of low rank, or ``NOWHERE``.
+        number: of the path's first matrix.
+        split, parts: groups, and vectors that each is taken from.
     """
-    limit = ENTRY_LIMIT[activation_bits]
-    planes = 1 if activation_bits == 8 else 2
-    fill = kernel.fill_tables(activation_bits)
-    multiply = _choice(lambda pairing: kernel.product(activation_bits, pairing), pairings)
-
-    @inner
-    def multiply_bits(
-        memory: Any, m: Any, x: Any, row: Any, count: Any, group: Any, out: Any, to_row: Any, begin: Any
-    ) -> None:
-        work, places = memory.work, memory.places
-        padded = vector(work, places.padded, 4 * m.groups)
-        size = 10 * m.groups
-        codes = work[places.codes : places.codes + count * size].view(np.int16).reshape((count, 5, m.groups))
-        size = planes * 16 * m.groups
-        tables = work[places.tables : places.tables + count * size].reshape((count, planes, 16 * m.groups))
-        sums = integers(work, places.sums, count * length_of(m)).reshape((count, length_of(m)))
-        steps, norms, totals = (
-            vector(work, places.scales, count),
-            integers(work, places.norms, count),
-            integers(work, places.totals, count),
-        )
-        for k in range(count):
-            _gather(x, row + k, group, m.cols, padded)
-            steps[k], norms[k], totals[k] = quantize(padded, limit, codes[k])
-        fill(codes, tables)
-        multiply(m.pairing, blocks_of(memory, m), tables, norms, sums)
-        scales, offsets = scales_of(memory, m)
-        for k in range(count):
-            to = out[to_row + k, begin : begin + m.rows]
-            rescale(sums[k], steps[k], totals[k], scales, offsets, to)
-
-    @inner
-    def apply(
-        memory: Any, m: Any, x: Any, row: Any, count: Any, group: Any, out: Any, to_row: Any, begin: Any
-    ) -> None:
-        """``out[to_row + k, begin:] = W x[row + k]`` of up to ``COLUMNS`` vectors, or of a group of them."""
-        if m.sums > 0:
-            multiply_bits(memory, m, x, row, count, group, out, to_row, begin)
-            return
-        own = vector(memory.work, memory.places.padded, m.cols)
-        for k in range(count):
-            _gather(x, row + k, group, m.cols, own)
-            _multiply_floats(memory, m, own, out, to_row + k, begin)
-
-    @inner
-    def side(
-        memory: Any, low: int, number: Any, split: int, parts: Any, x: Any, tokens: Any, row: Any, rows: Any,
-        out: Any,
-    ) -> None:  # fmt: skip
-        """Write ``W x`` of ``rows`` vectors, or of tokens where there are any, from ``row`` on into ``out``.
-
-        Args:
-            low: number of the matrix of low rank, or ``NOWHERE``.
-            number: of the path's first matrix.
-            split, parts: groups, and vectors that each is taken from.
-        """
-        # As a literal, a number would compile the called function once more.
-        none, one = np.int64(0), np.int64(1)
-        whole = Group(none, one, one)
-        m = memory.matrices[number]
-        for done in range(0, rows, COLUMNS):
-            count = min(COLUMNS, rows - done)
-            if low != NOWHERE:
-                inside = memory.matrices[low]
-                between = table(memory.work, memory.places.low_rank, count, inside.rows)
-                if len(tokens):
-                    for k in range(count):
-                        _column(memory, inside, tokens[row + done + k], between, k, none)
-                else:
-                    apply(memory, inside, x, row + done, count, whole, between, none, none)
-                apply(memory, m, between, none, count, whole, out, done, none)
-            elif len(tokens):
-                for k in range(done, done + count):
-                    index = tokens[row + k] // m.cols
-                    own = tokens[row + k] - index * m.cols
-                    if split > 1:
-                        out[k, :] = 0  # a one-hot vector is zero in every group but its own
-                    _column(memory, memory.matrices[number + index], own, out, k, index * m.rows)
+    # As a literal, a number would compile the called function once more.
+    none, one = np.int64(0), np.int64(1)
+    whole = Group(none, one, one)
+    m = memory.matrices[number]
+    for done in range(0, rows, COLUMNS):
+        count = min(COLUMNS, rows - done)
+        if low != NOWHERE:
+            inside = memory.matrices[low]
+            between = table(memory.work, memory.places.low_rank, count, inside.rows)
+            if len(tokens):
+                for k in range(count):
+                    _column(memory, inside, tokens[row + done + k], between, k, none)
             else:
-                for index in range(split):
-                    group = Group(index, split, parts)
-                    own_m = memory.matrices[number + index]
-                    apply(memory, own_m, x, row + done, count, group, out, done, index * m.rows)
-
-    return apply, side
+                apply(memory, inside, x, row + done, count, whole, between, none, none)
+            apply(memory, m, between, none, count, whole, out, done, none)
+        elif len(tokens):
+            for k in range(done, done + count):
+                index = tokens[row + k] // m.cols
+                own = tokens[row + k] - index * m.cols
+                if split > 1:
+                    out[k, :] = 0  # a one-hot vector is zero in every group but its own
+                _column(memory, memory.matrices[number + index], own, out, k, index * m.rows)
+        else:
+            for index in range(split):
+                group = Group(index, split, parts)
+                own_m = memory.matrices[number + index]
+                apply(memory, own_m, x, row + done, count, group, out, done, index * m.rows)
