@@ -86,7 +86,9 @@ def _loop_demanded(path: Path, x: Tensor, state: tuple[Tensor, ...]) -> str | No
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     weights = (*vars(path.input).values(), *vars(path.recurrent).values())
-    tensors = (x, *state, path.bias_ih, path.bias_hh, path.projection, *weights)
+    norms = [norm for norm in (path.norm_ih, path.norm_hh, path.norm_cell) if norm is not None]
+    scales = (parameter for norm in norms for parameter in norm.parameters())
+    tensors = (x, *state, path.bias_ih, path.bias_hh, path.projection, *weights, *scales)
     if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         return "forward-mode differentiation"
     return None

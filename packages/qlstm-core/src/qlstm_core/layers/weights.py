@@ -247,7 +247,7 @@ class WeightedLayer(nn.Module):
         """Return the full-precision weights, each ``(gates, rows, cols)``."""
         suffix = _suffix(layer, direction)
         return {
-            key: self.get_parameter(f"weight_{key}{suffix}").view(shape)
+            key: getattr(self, f"weight_{key}{suffix}").view(shape)
             for key, shape in self._matrices(layer).items()
         }
 
@@ -277,9 +277,7 @@ class WeightedLayer(nn.Module):
                 if acts_on_activations(norm):
                     acting[key] = norm
         groups = self._groups(layer)
-        biases = [
-            self.get_parameter(name + suffix).view(groups * self.gates, -1) for name in self._bias_names
-        ]
+        biases = [getattr(self, name + suffix).view(groups * self.gates, -1) for name in self._bias_names]
         state_quantizer = self.state_quantizers["state" + suffix] if self.state_quantizers else None
         assert state_quantizer is None or isinstance(state_quantizer, Quantizer)
         return Path(

@@ -148,7 +148,7 @@ class CompiledPass:
         )  # fmt: skip
         projected = given.projection is not None
         self.flags = self._flags(not projected, projected)
-        state = (self._by_units(d_hidden),)
+        state: tuple[Any, ...] = (self._by_units(d_hidden),)
         c_side: tuple[Any, ...] = ()
         if plan.family == "lstm":
             state, c_side = (*state, self._by_units(dc)), self.c_side

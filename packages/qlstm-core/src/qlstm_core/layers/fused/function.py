@@ -137,20 +137,33 @@ class _BackwardRun:
             self.passes.backward(chunk)
             length = chunk.last - chunk.first
             if self.needed.recurrent or self.needed.inner:
-                self.recurrent.collect(dp[:length].flatten(1), self._previous_hidden(chunk))
+                self._collect_recurrent(chunk, dp[:length].flatten(1))
             if self.d_projection is not None:
                 write_outer(self.d_projection, d_outputs[:length], hidden[:length], add=add)
             self._collect_input(chunk, dx[:length], add=add)
         return self._gradients()
 
-    def _previous_hidden(self, chunk: Chunk) -> Tensor:
-        """Return h_{t−1} of every row of a chunk, ``(rows, out)``."""
-        if self.plan.family == "gru":
-            return self.tape.previous.flatten(1)[chunk.first : chunk.last]
+    def _collect_recurrent(self, chunk: Chunk, dp: Tensor) -> None:
+        """Add a chunk's part of the gradient of the recurrent weight, from h_{t−1} of every row."""
+        previous = self.tape.previous.flatten(1)[chunk.first : chunk.last]
         sizes = self.plan.batch_sizes
-        if chunk.counts.start > 0 and sizes[0] == sizes[-1]:
+        if self.plan.family == "gru":
+            self.recurrent.collect(dp, previous)
+        elif sizes[0] == sizes[-1]:
             shift = sizes[0] if self.plan.reverse else -sizes[0]
-            return self.y[chunk.first + shift : chunk.last + shift]
+            first, last = chunk.first, chunk.last
+            if chunk.counts.start == 0:
+                row = self.steps[0][0]
+                self.recurrent.collect(dp[row - first : row - first + sizes[0]], self.given.h)
+                first, last = max(first, -shift), min(last, self.plan.rows - shift)
+            if last > first:
+                own = slice(first - chunk.first, last - chunk.first)
+                self.recurrent.collect(dp[own], self.y[first + shift : last + shift])
+        else:
+            self.recurrent.collect(dp, self._previous_hidden(chunk))
+
+    def _previous_hidden(self, chunk: Chunk) -> Tensor:
+        """Return h_{t−1} of every row of a chunk, ``(rows, out)``, of sequences of different lengths."""
         parts: list[tuple[int, Tensor]] = []
         for count in chunk.counts:
             row, size = self.steps[count]

@@ -19,10 +19,9 @@ _PATIENCE = 4000
 
 # Code from disk finds the function by this name, wherever the library was loaded.
 _GIVE_WAY = "qlstm_give_way"
-_yield: Any = (
-    ctypes.windll.kernel32.SwitchToThread if sys.platform == "win32" else ctypes.CDLL(None).sched_yield
-)
-llvm.add_symbol(_GIVE_WAY, ctypes.cast(_yield, ctypes.c_void_p).value)  # type: ignore[no-untyped-call]
+_library: Any = ctypes.CDLL("kernel32" if sys.platform == "win32" else None)
+_yield = _library.SwitchToThread if sys.platform == "win32" else _library.sched_yield
+llvm.add_symbol(_GIVE_WAY, ctypes.cast(_yield, ctypes.c_void_p).value)
 
 
 @intrinsic

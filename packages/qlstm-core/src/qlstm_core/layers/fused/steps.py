@@ -100,6 +100,7 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
             if fresh:
                 multiply(inputs, row + top, count, weight_x, x2, top, False, share, shares)
             if projection.shape[0] > 0:
+                meet(meeting, shares)
                 for r in range(begin, last):
                     for j in range(dh2.shape[1]):
                         dh2[r, j] += dy2[row + r, j]

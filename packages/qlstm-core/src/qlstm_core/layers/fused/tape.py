@@ -77,7 +77,8 @@ class Tape(NamedTuple):
     def of(cls, tensors: tuple[Tensor, ...]) -> Tape:
         """Undo :meth:`tensors`."""
         p, previous, *moments, x = tensors
-        return cls(p, previous, *zip(moments[::2], moments[1::2], strict=True), x)
+        of_p, of_c, of_x = zip(moments[::2], moments[1::2], strict=True)
+        return cls(p, previous, of_p, of_c, of_x, x)
 
 
 class Scales(NamedTuple):

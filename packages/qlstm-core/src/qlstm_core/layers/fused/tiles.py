@@ -16,6 +16,7 @@ from numba.core import cgutils, types
 from torch import Tensor
 
 from qlstm_core.jit import compiled
+from qlstm_core.layers.fused.threads import parts_worth, share_work
 from qlstm_core.vectors import (
     FLAGS,
     Vector,
@@ -36,7 +37,7 @@ _LONG = ir.IntType(64)
 
 # Sums fill the registers but for those of the factors: of AVX-512's 32 registers 16; elsewhere, where a
 # vector takes two of 16 registers, 12.
-ROWS, VECTORS = (8, 2) if llvm.get_host_cpu_features().get("avx512f", False) else (6, 1)  # type: ignore[no-untyped-call]
+ROWS, VECTORS = (8, 2) if llvm.get_host_cpu_features().get("avx512f", False) else (6, 1)
 
 
 def _offset(builder: Any, pointer: Any, *terms: Any) -> Any:
@@ -189,17 +190,17 @@ def pack_panels(matrices: Any, row: int, panels: Any, share: int, shares: int) -
 
 
 @compiled("")
-def _pack(matrices: Any, panels: Any) -> None:
-    pack_panels(matrices, 0, panels, 0, 1)
+def _pack(matrices: Any, panels: Any, share: int, shares: int) -> None:
+    pack_panels(matrices, 0, panels, share, shares)
 
 
 @compiled("")
-def _pack_transposed(matrices: Any, panels: Any) -> None:
+def _pack_transposed(matrices: Any, panels: Any, share: int, shares: int) -> None:
     """As :func:`pack_panels`, of ``(groups, columns, depth)``."""
     count, depth, across = panels.shape
     columns = matrices.shape[1]
     each = count // matrices.shape[0]
-    for panel in range(count):
+    for panel in range(count * share // shares, count * (share + 1) // shares):
         group = panel // each
         start = (panel - group * each) * across
         for j in range(across):
@@ -232,5 +233,8 @@ def pack(matrix: Tensor | None, like: Tensor, *, transposed: bool = False) -> An
     if transposed:
         depth, columns = columns, depth
     panels = like.new_empty(groups * -(-columns // across), depth, across).numpy()
-    (_pack_transposed if transposed else _pack)(given.numpy(), panels)
+    # To move an element takes about as long as sixty multiplications in a product.
+    parts = parts_worth(60 * matrix.numel(), len(panels))
+    write, array = _pack_transposed if transposed else _pack, given.numpy()
+    share_work(parts, lambda part: write(array, panels, part, parts))
     return panels
