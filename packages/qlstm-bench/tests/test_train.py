@@ -198,7 +198,7 @@ def test_divergence_is_a_result(tiny: dict[str, Any], tmp_path: Path, recorder: 
 def test_a_failure_is_recorded_and_the_run_can_be_repeated(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
 ) -> None:
-    monkeypatch.setattr("qlstm_bench.train.measure_stability", lambda *_: 1 / 0)
+    monkeypatch.setattr("qlstm_bench.training.measure_stability", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny, tmp_path)
     (directory,) = tmp_path.glob("char-lm-*")

@@ -63,6 +63,8 @@ class RunConfig(BaseModel):
         clipping: ``global``, one norm over all parameters, as the paper's authors clip; or ``apart``, one
             over the recurrent layers' parameters and one over the rest, which an explosion then spares.
         seed: of every random generator.
+        processes: that train side by side, each with its share of every batch, on a device of its own; under
+            torchrun, as many as it started.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         precision: of the computation, as Lightning Fabric spells it.
         eval_every: optimizer steps between validations; by default every epoch, and at least ten times a run.
@@ -102,6 +104,7 @@ class RunConfig(BaseModel):
     clip: float = Field(gt=0)
     clipping: Clipping = "global"
     seed: int = Field(default=0, ge=0, lt=2**32)
+    processes: int = Field(default=1, ge=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Precision = "32-true"
     eval_every: int | None = Field(default=None, ge=1)
@@ -115,6 +118,16 @@ class RunConfig(BaseModel):
     def _one_length(self) -> RunConfig:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _fair_shares(self) -> RunConfig:
+        if self.batch % self.processes:
+            raise ValueError(f"batch={self.batch} must be divisible by processes={self.processes}")
+        if self.processes > 1 and ":" in self.device:
+            raise ValueError(
+                f"device={self.device} is one device, and processes is {self.processes}: expected cuda"
+            )
         return self
 
     @model_validator(mode="after")

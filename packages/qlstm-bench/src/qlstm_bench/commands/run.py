@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,8 @@ Examples:
   qlstm-bench run large-vocab-lm:samples=512 --data ptb-word --hidden 1024 --proj 128 --cell g-lstm --groups 4
   qlstm-bench run mnist:permuted=true --cell gru --quantizer twn --normalizer layer
   qlstm-bench run char-lm --data my_novel.txt --batch 16 --epochs 20
+  qlstm-bench run char-lm --data ptb-char --processes 2
+  torchrun --nproc-per-node 8 -m qlstm_bench run char-lm --data text8
   qlstm-bench run classify --data my_sequences.npz --epochs 20 --patience 3
 
 `qlstm plugins` lists the quantizers, normalisers and tasks that are installed.
@@ -97,6 +100,9 @@ def run(
         int | None, typer.Option(help="Steps between recordings of gradient stability; default: none.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random generator.")] = 0,
+    processes: Annotated[
+        int | None, typer.Option(help="That train side by side, each with its share of every batch.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
@@ -107,6 +113,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
 ) -> None:
     """Train one network."""
+    from qlstm_bench.parallel import launch, launched_processes
     from qlstm_bench.progress import RunProgress
     from qlstm_bench.train import train
 
@@ -118,6 +125,7 @@ def run(
         "patience": patience, "clip": clip, "steps": steps,
         "epochs": 1 if epochs is None and steps is None else epochs,
         "eval_every": eval_every, "eval_symbols": eval_symbols, "gradients_every": gradients_every,
+        "processes": processes,
     }  # fmt: skip
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings |= {
@@ -125,9 +133,14 @@ def run(
         "clipping": clipping, "seed": seed, "device": device, "precision": precision,
         "checkpoint_seconds": checkpoint_seconds, "log": [name for name in log.split(",") if name],
     }  # fmt: skip
+    if settings.get("processes", 1) > 1 and launched_processes() is None:
+        launch(settings)
+        return
     with RunProgress() as progress:
         outcome = train(settings, out, force=force, listen=progress.update)
     config = outcome.run.config
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process speaks for all
     print(f"{config.quantizer}, {config.normalizer} on {outcome.result.dataset.name}: {outcome.describe()}")
 
 

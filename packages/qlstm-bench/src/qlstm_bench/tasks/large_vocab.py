@@ -88,7 +88,8 @@ class LargeVocabularyLM(WordLM):
     def model(self, quantizer: str, normalizer: str) -> SampledWordLanguageModel:
         """Return a fresh :class:`SampledWordLanguageModel`."""
         c = self._config
-        sparse = c.optimizer != "adam"  # which needs every row's gradient
+        # Adam needs every row's gradient, and processes exchange dense ones.
+        sparse = c.optimizer != "adam" and c.processes == 1
         layer = self._layer(quantizer, normalizer)
         return SampledWordLanguageModel(len(self._text.symbols), layer, c.dropout, self._samples, sparse)
 
