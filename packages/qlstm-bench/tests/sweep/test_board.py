@@ -37,7 +37,7 @@ def test_a_terminal_shows_a_table_that_fits() -> None:
     board = Board(labels, console)
     for number in range(30):
         board.follow(told(number, 3))
-        board.end(number, "completed; fine" if number % 2 else "diverged at step 3; no")
+        board.end(number, "learnt nothing; fine" if number % 2 else f"diverged at step {number}; no")
     board.follow(told(31, 7, valid_bpc=2.25))
     console.print(board.render())
     text = output.getvalue()
@@ -45,4 +45,4 @@ def test_a_terminal_shows_a_table_that_fits() -> None:
     assert "valid bpc 2.250" in text
     assert "7/20" in text
     assert text.index("run 31") < text.index("run 29")
-    assert "30 of 40 ended: 15 diverged, 15 completed; 1 running, 9 waiting" in text
+    assert "30 of 40 ended: 15 diverged, 15 learnt nothing; 1 running, 9 waiting" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -110,11 +111,8 @@ class Board:
 
     def _summary(self, running: int) -> str:
         """Return how many runs there are of each fate, as in ``12 of 40 ended: 10 completed, …``."""
-        fates = Counter(
-            self._rows[number].state.removeprefix("finished before").partition(" ")[0].partition(":")[0]
-            or "finished before"
-            for number in self._ended
-        )
+        # "diverged at step 3" and "failed: no memory" without what differs from run to run.
+        fates = Counter(re.split(r" at step |: ", self._rows[number].state)[0] for number in self._ended)
         parts = ", ".join(f"{count} {fate}" for fate, count in fates.items())
         waiting = len(self._rows) - len(self._ended) - running
         ended = f"{len(self._ended)} of {len(self._rows)} ended" + (f": {parts}" if parts else "")
