@@ -30,7 +30,7 @@ def test_tables_and_figures(runs: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "ter-connect, none, of none/none" in out
     assert "largest Lyapunov exponent" in out
     found = Path("found")
-    for name in ("norms", "spectral", "lambda1", "gains", "sigma", "jacobian"):
+    for name in ("norms", "spectral", "lambda1", "gains", "sigma", "jacobian", "gain-effect"):
         assert (found / f"{name}.png").read_bytes().startswith(PNG)
     norms = pd.read_csv(found / "norms.csv", keep_default_na=False)
     assert len(norms) == 4 * 10  # two runs, each also quantized otherwise, of ten steps

@@ -22,7 +22,7 @@ Prints two tables and writes into --out:
   stability.csv, bounds.csv    λ1, λ2, γ; both sides of the inequality at every step
   recorded.csv, lambda1.png, gains.png, sigma.png
                                during training, of runs with --gradients-every
-  gain-effect.csv              with --gains
+  gain-effect.csv, .png        with --gains
   jacobian.csv, jacobian.png   with --jacobian
 
 \b

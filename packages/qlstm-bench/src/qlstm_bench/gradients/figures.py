@@ -215,41 +215,6 @@ def draw_figures(lines: Sequence[Line]) -> dict[str, Figure]:
     return figures
 
 
-def draw_stretch(rows: Iterable[tuple[str, dict[str, np.ndarray[Any, Any]]]]) -> Figure:
-    """Return log10 of the largest singular value of ``∂h_T/∂h_t``, beside what the bounds allow for it.
-
-    Args:
-        rows: of each network its title and the columns ``t``, ``exact``, ``measured_bound`` and ``bound``.
-    """
-    rows = list(rows)
-    with mpl.rc_context(STYLE):
-        columns = min(4, len(rows))
-        lines = -(-len(rows) // columns)
-        figure = Figure(figsize=(3.1 * columns + 0.6, 3.0 * lines + 0.5), layout="constrained")
-        axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
-        for panel, (title, values) in zip(axes, rows, strict=False):
-            for index, (name, label) in enumerate(_STRETCHES.items()):
-                panel.plot(
-                    values["t"], values[name], color=COLORS[index], linestyle=DASHES[index], label=label
-                )
-            panel.set_title(title, loc="left", fontsize=9)
-            panel.set_xlabel("time step t")
-        for panel in axes[len(rows) :]:
-            panel.set_axis_off()
-        axes[0].set_ylabel("log₁₀ ‖∂h_T/∂hₜ‖₂")
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
-        )
-    return figure
-
-
-_STRETCHES = {
-    "exact": "exact",
-    "measured_bound": "bound with the slopes as measured",
-    "bound": "bound of the proposition",
-}
-
-
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; the same figure gives the same bytes."""
     with mpl.rc_context(STYLE):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from qlstm_bench.gradients import tables
-from qlstm_bench.gradients.figures import Line, draw_figures, draw_stretch, save_png
+from qlstm_bench.gradients.effects import draw_gain_effect, draw_stretch
+from qlstm_bench.gradients.figures import Line, draw_figures, save_png
 from qlstm_bench.gradients.measure import GainEffect, Measurement, Network, find_models
 from qlstm_bench.runs import RunError, check_writable
 
@@ -63,6 +64,7 @@ def study(
         print(f"\n{tables.gains_table(effects)}")
         rows = [{"network": title, **asdict(e)} for title, found in effects.items() for e in found]
         _write(pd.DataFrame(rows), out / "gain-effect.csv")
+        save_png(draw_gain_effect(effects), out / "gain-effect.png")
     if jacobian:
         _write_jacobian(measurements, out)
     print(f"\ntables and figures: {out}")
