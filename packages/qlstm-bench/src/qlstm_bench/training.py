@@ -147,7 +147,9 @@ class Training:
                 self.checkpoint()
         if self.best is not None and self.diverged_at is None:
             self.evaluated.load_state_dict(self.best)
-        return self.team.tell(self.finish() if self.team.leader else None)
+        result = self.team.tell(self.finish() if self.team.leader else None)
+        assert result is not None  # the leader has one
+        return result
 
     @property
     def ended(self) -> bool:

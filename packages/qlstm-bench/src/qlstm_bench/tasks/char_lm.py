@@ -54,7 +54,6 @@ class CharLM(LanguageModelling):
     }  # fmt: skip
     metric = "bpc"
     metric_title = "bits per character"
-    item = "character"
     unit: ClassVar[Unit] = "characters"
 
     def model(self, quantizer: str, normalizer: str) -> CharLanguageModel:

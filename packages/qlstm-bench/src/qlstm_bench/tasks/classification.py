@@ -57,7 +57,6 @@ class Classification(Task):
     metric = "accuracy"
     metric_title = "% correct"
     higher_is_better = True
-    item = "step"
 
     def __init__(self, permuted: bool = False) -> None:
         if not isinstance(permuted, bool):
@@ -153,7 +152,6 @@ class SequentialMNIST(Classification):
     """
 
     defaults: ClassVar[dict[str, Any]] = {**Classification.defaults, "data": "mnist"}
-    item = "pixel"
 
 
 class SequentialDigits(Classification):
@@ -162,4 +160,3 @@ class SequentialDigits(Classification):
     defaults: ClassVar[dict[str, Any]] = {
         **Classification.defaults, "data": "digits", "batch": 50, "lr": 0.005
     }  # fmt: skip
-    item = "pixel"

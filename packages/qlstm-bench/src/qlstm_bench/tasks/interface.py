@@ -29,7 +29,6 @@ class Task(ABC):
         metric: name of the figure of merit, as in ``valid_bpc`` and ``test_bpc``.
         metric_title: the same in words.
         higher_is_better: whether a larger figure of merit is the better one.
-        item: what one step of a sequence is: ``"character"``, ``"word"``, ``"pixel"``; for messages.
         batch_axis: of the tensors that :meth:`batch` returns and of the carried state: which dimension counts
             the sequences side by side. Data parallel training splits along it.
         given_data: what a program gave as ``data`` instead of a name; ``None`` otherwise.
@@ -42,7 +41,6 @@ class Task(ABC):
     metric: ClassVar[str]
     metric_title: ClassVar[str]
     higher_is_better: ClassVar[bool] = False
-    item: ClassVar[str] = "item"
     batch_axis: ClassVar[int] = 1
     given_data: Any = None
     dataset: str

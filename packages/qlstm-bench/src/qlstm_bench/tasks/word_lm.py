@@ -75,7 +75,6 @@ class WordLM(LanguageModelling):
     }  # fmt: skip
     metric = "ppl"
     metric_title = "perplexity"
-    item = "word"
     unit: ClassVar[Unit] = "words"
 
     def model(self, quantizer: str, normalizer: str) -> WordLanguageModel:
