@@ -13,11 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import version
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from qlstm_core.plugins import PluginError, PluginRecord, PluginWarning, registry
 from qlstm_core.plugins.discovery import unknown_disabled
 from qlstm_core.plugins.errors import suggest
+
+if TYPE_CHECKING:
+    from qlstm_core.packed.network import Network
 
 _EPILOG = """\
 example:
@@ -69,6 +72,35 @@ examples:
   qlstm check --all
 """
 
+_INSPECT_DESCRIPTION = """\
+Say what is in a file that a packed network was saved to: its sizes, quantizer and normaliser, the bytes of
+each part, and how it will run here. A file that is damaged or no packed network is refused; nothing in a file
+is executed.
+"""
+
+_INSPECT_EPILOG = """\
+example:
+  qlstm inspect model.safetensors
+"""
+
+_WARMUP_DESCRIPTION = """\
+Compile the kernels of packed inference now, so that the first call of a program need not. Compiled code is
+kept on disk for this version of qlstm-core and this kind of CPU: it is compiled anew after an upgrade.
+With a FILE, compile what that network needs; else what 1-bit and ternary networks need.
+"""
+
+_WARMUP_EPILOG = """\
+examples:
+  qlstm warmup
+  qlstm warmup model.safetensors
+  qlstm warmup --activation-bits 8
+  QLSTM_KERNEL=portable qlstm warmup
+"""
+
+
+class _InputError(Exception):
+    """What a user can put right."""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -103,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         code: int = options.run(options)
-    except PluginError as error:
+    except (PluginError, _InputError) as error:
         parser.error(str(error))
     return code
 
@@ -147,6 +179,35 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     )
     check.set_defaults(run=_check)
 
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what is in the file of a packed network",
+        description=_INSPECT_DESCRIPTION,
+        epilog=_INSPECT_EPILOG,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    inspect.add_argument("file", metavar="FILE", help="what PackedLSTM.save wrote")
+    inspect.set_defaults(run=_inspect)
+
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile the kernels of packed inference ahead of time",
+        description=_WARMUP_DESCRIPTION,
+        epilog=_WARMUP_EPILOG,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    warmup.add_argument("file", nargs="?", metavar="FILE", help="compile for the network in this file")
+    warmup.add_argument(
+        "--activation-bits",
+        type=int,
+        choices=(8, 12, 16),
+        metavar="BITS",
+        help="8, 12 or 16; default: 12, or as saved",
+    )
+    warmup.set_defaults(run=_warmup)
+
     return parser, dict(commands.choices)
 
 
@@ -183,6 +244,38 @@ def _check(options: argparse.Namespace) -> int:
     if bool(options.names) == options.all:
         raise PluginError("say what to check: one or more names, or --all")
     return 0 if report(options.names, options.only) else 1
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from qlstm_core.packed.summary import summarize  # imports numba, which `qlstm plugins` need not
+
+    print("\n".join(summarize(*_read(options.file))))
+    return 0
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    if options.file is None:
+        from qlstm_core.packed.warmup import warm_up
+
+        for line in warm_up((options.activation_bits or 12,)):
+            print(line, flush=True)
+        return 0
+    network, bits = _read(options.file)
+    from qlstm_core.packed.warmup import warm
+
+    print(warm(network, options.activation_bits or bits, options.file))
+    return 0
+
+
+def _read(path: str) -> tuple[Network, int]:
+    from qlstm_core.packed import storage
+
+    try:
+        return storage.load(path)
+    except storage.PackedFileError as error:
+        raise _InputError(str(error)) from error
+    except OSError as error:
+        raise _InputError(f"{path}: {error.strerror or error}") from error
 
 
 def _table(records: Sequence[PluginRecord], width: int | None) -> list[str]:

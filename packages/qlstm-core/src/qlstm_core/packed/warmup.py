@@ -1,0 +1,41 @@
+"""Compiling ahead of time, so that the first call of a program need not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from qlstm_core.bitplanes import BitPlanes
+from qlstm_core.packed.bits import Bits
+from qlstm_core.packed.dispatch import choose
+from qlstm_core.packed.network import Cell, Config, Network
+from qlstm_core.packed.recurrent import PackedGRU, PackedLSTM
+
+_FORMS = {"1-bit": (1.0,), "ternary": (0.5, 0.5)}
+
+
+def warm_up(bits: tuple[int, ...]) -> Iterator[str]:
+    """Compile 1-bit and ternary weights for each of ``activation_bits``; yield what was done."""
+    for count in bits:
+        for name, scales in _FORMS.items():
+            yield warm(_smallest(scales), count, f"{name} weights")
+
+
+def warm(network: Network, activation_bits: int, name: str) -> str:
+    """Compile what one network needs; return what was done."""
+    start = time.perf_counter()
+    family = PackedLSTM if network.config.family == "lstm" else PackedGRU
+    packed = family(network, activation_bits)
+    packed(torch.zeros(1, network.config.input_size))
+    seconds = time.perf_counter() - start
+    return f"{name}, {activation_bits}-bit tables, kernel {choose().name}: {seconds:.1f} s"
+
+
+def _smallest(scales: tuple[float, ...]) -> Network:
+    signs = torch.ones(len(scales), 4, 1, 1, dtype=torch.bool)
+    planes = BitPlanes(signs, torch.tensor(scales).view(-1, 1, 1).expand(-1, 4, 1))
+    matrices = {"ih": Bits.of(planes), "hh": Bits.of(planes)}
+    return Network(Config("lstm", 1, 1), (Cell(matrices, {}, {}, np.zeros((4, 1), np.float32)),))
