@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlstm_core import Normalizer
+
+_SHORTEST = 1e-12
+"""The length that a row is taken to have at least; as in :func:`torch.nn.functional.normalize`."""
 
 
 class WeightNorm(Normalizer):
@@ -39,7 +41,9 @@ class WeightNorm(Normalizer):
 
     def weight(self, weight: Tensor) -> Tensor:
         """Return g ⊙ W/‖W‖, ``(gates, rows, cols)``; rows of zeros stay zero."""
-        return self.gain.unsqueeze(-1) * F.normalize(weight, dim=-1)
+        # One factor per row: the matrix itself is read and written once.
+        factor = self.gain / weight.norm(dim=-1).clamp_min(_SHORTEST)
+        return weight * factor.unsqueeze(-1)
 
     def extra_repr(self) -> str:
         """Return the initial gain."""
