@@ -95,7 +95,8 @@ def _fail(message: str) -> NoReturn:
 def _parse(data: bytes) -> tuple[Network, int]:
     header = _header(data)
     try:
-        entries = safetensors.deserialize(data)
+        read: Any = safetensors.deserialize
+        entries = read(data)
     except safetensors.SafetensorError as error:
         raise PackedFileError(f"truncated or damaged: {error}") from error
     tensors: Tensors = {}

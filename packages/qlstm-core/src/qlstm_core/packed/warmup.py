@@ -11,7 +11,7 @@ import torch
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.dispatch import choose
-from qlstm_core.packed.network import Cell, Config, Network
+from qlstm_core.packed.network import Cell, Config, Matrix, Network
 from qlstm_core.packed.recurrent import PackedGRU, PackedLSTM
 
 _FORMS = {"1-bit": (1.0,), "ternary": (0.5, 0.5)}
@@ -37,5 +37,5 @@ def warm(network: Network, activation_bits: int, name: str) -> str:
 def _smallest(scales: tuple[float, ...]) -> Network:
     signs = torch.ones(len(scales), 4, 1, 1, dtype=torch.bool)
     planes = BitPlanes(signs, torch.tensor(scales).view(-1, 1, 1).expand(-1, 4, 1))
-    matrices = {"ih": Bits.of(planes), "hh": Bits.of(planes)}
+    matrices: dict[str, Matrix] = {"ih": Bits.of(planes), "hh": Bits.of(planes)}
     return Network(Config("lstm", 1, 1), (Cell(matrices, {}, {}, np.zeros((4, 1), np.float32)),))
