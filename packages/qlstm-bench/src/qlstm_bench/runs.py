@@ -8,7 +8,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,23 +170,34 @@ class Run:
         return int(max((row["step"] for row in self.metrics()), default=0))
 
     def log(self, row: Mapping[str, float]) -> None:
-        """Append a line to metrics.jsonl, in one write."""
-        line = _ROW.dump_json(dict(row)) + b"\n"
-        with (
-            _refusals_named(self.directory),
-            (self.directory / "metrics.jsonl").open("ab", buffering=0) as file,
-        ):
-            written = file.write(line)
-            if written < len(line):  # the last bytes of a disk that is full now
+        """Append a line to metrics.jsonl."""
+        self.append("metrics.jsonl", _ROW.dump_json(dict(row)))
+
+    def append(self, name: str, line: bytes) -> None:
+        """Append a line to a file of the run, in one write.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with _refusals_named(self.directory), (self.directory / name).open("ab", buffering=0) as file:
+            if file.write(line + b"\n") <= len(line):  # the last bytes of a disk that is full now
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def rewrite(self, name: str, lines: Sequence[bytes]) -> None:
+        """Write a file of lines anew, whole or not at all; without lines there is no such file.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with _refusals_named(self.directory):
+            if lines:
+                replace_file(self.directory / name, b"".join(line + b"\n" for line in lines))
+            else:
+                (self.directory / name).unlink(missing_ok=True)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was logged after ``step``: the training goes on from there."""
-        rows = [row for row in self.metrics() if row["step"] <= step]
-        with _refusals_named(self.directory):
-            replace_file(
-                self.directory / "metrics.jsonl", b"".join(_ROW.dump_json(row) + b"\n" for row in rows)
-            )
+        self.rewrite("metrics.jsonl", [_ROW.dump_json(row) for row in self.metrics() if row["step"] <= step])
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint: tensors and plain Python values, in nested dicts, lists and tuples."""

@@ -13,7 +13,7 @@ from torch import nn
 from qlstm_bench.config import RunConfig
 from qlstm_bench.gradients.analysis import LayerSummary, analyze_task
 from qlstm_bench.gradients.metrics import stability_figures
-from qlstm_bench.runs import Run, replace_file
+from qlstm_bench.runs import Run
 from qlstm_bench.tasks import Task
 
 SEQUENCES = 12
@@ -58,11 +58,7 @@ class GradientRecorder:
             model: as it is after these.
         """
         kept = [recording for recording in recordings(self._run.directory) if recording.step <= step]
-        path = self._run.directory / _FILE
-        if kept:
-            replace_file(path, "".join(f"{recording.model_dump_json()}\n" for recording in kept).encode())
-        else:
-            path.unlink(missing_ok=True)
+        self._run.rewrite(_FILE, [recording.model_dump_json().encode() for recording in kept])
         if step == 0 and not kept:
             self.record(0, model)
 
@@ -77,8 +73,7 @@ class GradientRecorder:
             return {}
         layers = analyze_task(self._task, model, self._run.config.seed, both_sides=False)
         recording = Recording(step=step, layers=tuple(layer.summary() for layer in layers))
-        with (self._run.directory / _FILE).open("ab") as file:
-            file.write(f"{recording.model_dump_json()}\n".encode())
+        self._run.append(_FILE, recording.model_dump_json().encode())
         return stability_figures(recording.layers)
 
 
