@@ -80,12 +80,12 @@ def sweep(
     from qlstm_bench.sweep.grid import read_plan
 
     plan = read_plan(load(source), scale)
+    if log:
+        plan = plan.logged_to(log.split(","))
     print(_describe(plan))
     if dry_run:
         print("\n".join(f"  {label}" for label in plan.labels))
         return
-    if log:
-        plan = plan.logged_to(log.split(","))
     _train(plan, out, workers, scheduler, force)
 
 

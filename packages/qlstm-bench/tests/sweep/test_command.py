@@ -1,0 +1,62 @@
+"""``qlstm-bench sweep`` on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qlstm_bench.cli import main
+from qlstm_bench.sweep.presets import preset_names
+
+
+@pytest.fixture
+def file(tiny: dict[str, Any], tmp_path: Path) -> str:
+    grid = {"quantizer": ["none", "bwn"], "normalizer": ["layer"]}
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        yaml.safe_dump({"title": "two runs", "settings": {**tiny, "task": "char-lm"}, "grid": grid})
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], ["which sweep?", "--list"]),
+        (["hou2019-char-pbt"], ["'hou2019-char-pbt'", "did you mean 'hou2019-char-ptb'", "digits"]),
+        (["digits", "--scale", "papr"], ["'papr'", "did you mean 'paper'", "small"]),
+        (["digits", "--workers", "2", "--scheduler", "tcp://a:1"], ["--workers", "--scheduler"]),
+        (["digits", "--list"], ["--list", "'digits'", "--dry-run"]),
+        (["digits", "--dry-run", "--log", "tensorbord"], ["log", "'tensorbord'"]),
+        (["digits", "--workers", "0"], ["--workers", "equal to 1"]),
+        (["digits", "--out", "grid.yaml"], ["--out", "not a folder that can be written to"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    file: str, words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("qlstm-bench: error: ")
+    for name in named:
+        assert name in line
+
+
+def test_the_presets_are_listed_with_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == preset_names()
+    small = [line for line in lines if line.startswith("  --scale small: about ")]
+    assert len(small) == len(preset_names())
+
+
+def test_a_dry_run_lists_the_runs_and_leaves_nothing(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert main(["sweep", file, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["two runs: 2 runs", "  none, layer", "  bwn, layer"]
+    assert sorted(tmp_path.iterdir()) == before
