@@ -42,7 +42,8 @@ class WeightNorm(Normalizer):
     def weight(self, weight: Tensor) -> Tensor:
         """Return g ⊙ W/‖W‖, ``(gates, rows, cols)``; rows of zeros stay zero."""
         # One factor per row: the matrix itself is read and written once.
-        factor = self.gain / weight.norm(dim=-1).clamp_min(_SHORTEST)
+        length: Tensor = weight.norm(dim=-1)
+        factor = self.gain / length.clamp_min(_SHORTEST)
         return weight * factor.unsqueeze(-1)
 
     def extra_repr(self) -> str:

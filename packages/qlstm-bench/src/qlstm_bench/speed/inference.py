@@ -153,7 +153,9 @@ def _compare(
     }
     data = _Data.random(scenario)
     twin = float_twin(layers[quantizers[0]])
-    networks = [(peer.name, _peer_call(peer, scenario, data), twin) for peer in _peers(twin, scenario)]
+    networks: list[tuple[str, Call, nn.Module]] = [
+        (peer.name, _peer_call(peer, scenario, data), twin) for peer in _peers(twin, scenario)
+    ]
     for name, layer in layers.items():
         for bits in activation_bits:
             packed = _pack(name, layer, bits)
