@@ -10,10 +10,10 @@ from .choice import normalizers, quantizers
 
 TASKS: dict[str, dict[str, Any]] = {
     "char-lm": {
-        "data": "stdlib-char", "hidden": 64, "batch": 32, "unroll": 50, "steps": 120, "lr": 0.004,
+        "data": "stdlib-char", "hidden": 64, "batch": 32, "unroll": 50, "steps": 80, "lr": 0.004,
         "eval_symbols": 16_000,
     },
-    "digits": {"hidden": 64, "batch": 64, "steps": 120, "lr": 0.004},
+    "digits": {"hidden": 64, "batch": 64, "steps": 80, "lr": 0.004},
 }  # fmt: skip
 """Settings of each task: a few seconds, enough to tell a network that learns from one that does not."""
 
