@@ -4,7 +4,7 @@ Arguments that the functions share, with S = groups · gates segments, of which 
 gate k of group q:
     x, p: the input's and the state's products, ``(rows, S, units)``; of x the rows from ``first`` on.
     factor_x, factor_p, shift: ``(steps, S, units)``, of which ``step`` is taken.
-    moments_x, moments_p: ``NO_MOMENTS``, ``RMS`` or ``LAYER``, with ``eps_x``, ``eps_p``.
+    moments_x, moments_p: ``NO_NORM``, ``RMS`` or ``LAYER``, with ``eps_x``, ``eps_p``.
     h: ``(rows, groups, units)``.
 """
 
@@ -16,38 +16,18 @@ import numpy as np
 
 from qlstm_core.fastmath import sigmoid, tanh
 from qlstm_core.jit import compiled
-from qlstm_core.packed.program import LAYER, NO_MOMENTS
-from qlstm_core.vectors import first, lanes, load, only, store, total, zero
-
-
-@compiled(None)
-def _moments(p: Any, row: int, s: int, kind: int, eps: Any) -> tuple[Any, Any]:
-    """Return the mean μ, 0 without centring, and ``1/√(v + eps)``."""
-    units = p.shape[2]
-    mean, scale = np.float32(0), np.float32(1)
-    if kind == LAYER:
-        sums = zero(p)
-        for j in range(0, units, lanes(p)):
-            sums = sums + load(p, row, s, j, first(p, units - j))
-        mean = total(sums) / np.float32(units)
-    if kind != NO_MOMENTS:
-        squares = zero(p)
-        for j in range(0, units, lanes(p)):
-            inside = first(p, units - j)
-            centred = load(p, row, s, j, inside) - mean
-            squares = squares + only(centred * centred, inside)
-        scale = np.float32(1) / np.sqrt(total(squares) / np.float32(units) + eps)
-    return mean, scale
+from qlstm_core.moments import NO_NORM, moments
+from qlstm_core.vectors import first, lanes, load, store
 
 
 @compiled(None)
 def standardize(p: Any, rows: int, kind: int, eps: Any) -> None:
     """``p = (p − μ) / √(v + eps)``, segment by segment, of the first ``rows`` rows."""
-    if kind == NO_MOMENTS:
+    if kind == NO_NORM:
         return
     for row in range(rows):
         for s in range(p.shape[1]):
-            mean, scale = _moments(p, row, s, kind, eps)
+            mean, scale = moments(p, row, s, kind, eps)
             for j in range(0, p.shape[2], lanes(p)):
                 inside = first(p, p.shape[2] - j)
                 store(p, row, s, j, inside, (load(p, row, s, j, inside) - mean) * scale)
@@ -97,7 +77,7 @@ def lstm(
                 store(h, r, q, j, inside, o * tanh(new) if plain else o)
             if plain:
                 continue
-            mean, scale = _moments(c, r, q, moments_c, eps_c)
+            mean, scale = moments(c, r, q, moments_c, eps_c)
             for j in range(0, units, lanes(p)):
                 inside = first(p, units - j)
                 z = (load(c, r, q, j, inside) - mean) * scale

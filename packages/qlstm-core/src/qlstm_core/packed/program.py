@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlstm_core.bitplanes import BitPlanes
+from qlstm_core.moments import LAYER, NO_NORM, RMS
 from qlstm_core.packed.activations import ENTRY_LIMIT
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.format import PackedMatrix, aligned, pack
@@ -25,9 +26,6 @@ COLUMNS = 8
 """Vectors that are multiplied at a time: few enough for their tables and sums to stay in the cache."""
 CHUNK = 16
 """Rows of a sequence whose input products are made ahead, where a batch has fewer."""
-
-NO_MOMENTS, RMS, LAYER = 0, 1, 2
-"""Which moments are computed: none, the mean square, mean and variance."""
 
 NOWHERE = -1
 """In place of a number of a matrix or of a start in ``floats``: there is none."""
@@ -265,5 +263,5 @@ def _to_steps(array: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
 
 def _moments(norm: Norm | None) -> int:
     if norm is None or norm.statistics == "batch":
-        return NO_MOMENTS
+        return NO_NORM
     return LAYER if norm.centered else RMS

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from qlstm_core.layers.fused import rows
-from qlstm_core.layers.fused.features import LAYER, NO_NORM, RMS
 from qlstm_core.layers.fused.passes import Backward, Forward
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Norm, Plan
 from qlstm_core.layers.fused.steps import BACKWARD, FORWARD
 from qlstm_core.layers.fused.tape import Scales, Sums, Tape
 from qlstm_core.layers.fused.threads import parts_worth, share_work
 from qlstm_core.layers.fused.tiles import pack
+from qlstm_core.moments import LAYER, NO_NORM, RMS
 
 CACHED = 1 << 17
 """Elements of a recurrent weight that a processor has in its own cache, beside all else."""

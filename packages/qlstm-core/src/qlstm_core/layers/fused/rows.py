@@ -26,9 +26,10 @@ import numpy as np
 
 from qlstm_core.fastmath import tanh
 from qlstm_core.jit import compiled
-from qlstm_core.layers.fused.features import NO_NORM, back, moments, standardized
+from qlstm_core.layers.fused.features import back, standardized
 from qlstm_core.layers.fused.gates import gru_back, gru_gates, lstm_cell_back, lstm_gates, lstm_output_back
 from qlstm_core.layers.fused.tape import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X
+from qlstm_core.moments import NO_NORM, moments
 from qlstm_core.vectors import first, lanes, load, store
 
 

@@ -22,10 +22,11 @@ from typing import Any
 
 from qlstm_core.jit import compiled
 from qlstm_core.layers.fused import columns, rows
-from qlstm_core.layers.fused.features import back, moments
+from qlstm_core.layers.fused.features import back
 from qlstm_core.layers.fused.meeting import meet
 from qlstm_core.layers.fused.tape import GAIN_X
 from qlstm_core.layers.fused.tiles import multiply
+from qlstm_core.moments import moments
 
 
 @compiled(None)
