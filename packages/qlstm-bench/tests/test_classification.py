@@ -17,8 +17,8 @@ from qlstm_bench.tasks.classification import Classification, SequentialDigits
 from qlstm_bench.train import train
 
 
-def prepared(data: Any, *, permuted: bool = False, **settings: Any) -> Classification:
-    task = Classification(permuted=permuted)
+def prepared(data: Any, *, permuted: bool = False, per_step: int = 1, **settings: Any) -> Classification:
+    task = Classification(permuted=permuted, per_step=per_step)
     if not isinstance(data, str):
         task.given_data, data = data, "given"
     defaults = {**Classification.defaults, "hidden": 5, "batch": 4, "steps": 1}
@@ -62,6 +62,32 @@ def test_permuted_steps_are_the_same_for_every_sequence_and_run(npz: str) -> Non
     assert torch.equal(shuffled, other._take("valid", np.arange(5))[0])
     order = [int((values[:, 0, 0] == value).nonzero()) for value in shuffled[:, 0, 0]]
     assert torch.equal(values[order], shuffled)
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_several_numbers_are_read_at_a_step(npz: str, permuted: bool) -> None:
+    one, two = prepared(npz, permuted=permuted), prepared(npz, permuted=permuted, per_step=2)
+    singly, labels = one.batch(3)
+    in_pairs, same = two.batch(3)
+    assert in_pairs.shape == (3, 4, 2)
+    for step in range(3):
+        assert torch.equal(in_pairs[step], torch.cat([singly[2 * step], singly[2 * step + 1]], -1))
+    assert torch.equal(labels, same)
+    model = two.model("none", "none")
+    assert two.recurrent(model).input_size == 2
+    assert model(in_pairs).shape == (4, 2)
+
+
+def test_numbers_that_cannot_be_read_together_are_named(npz: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"per_step=4 does not divide the 6 numbers .* signs\.npz"):
+        prepared(npz, per_step=4)
+    for values, has in ((np.zeros((20, 4), np.int64), "tokens"), (np.zeros((20, 4, 3)), "3 features")):
+        np.savez(tmp_path / "other.npz", x=values, y=np.arange(20) % 2)
+        with pytest.raises(ConfigError, match=rf"one number a step; other\.npz has {has}"):
+            prepared(str(tmp_path / "other.npz"), per_step=2)
+    for wrong in (0, True, 1.5):
+        with pytest.raises(ValueError, match="per_step must be a whole number from 1"):
+            Classification(per_step=wrong)  # type: ignore[arg-type]
 
 
 def test_accuracy_counts_what_the_model_gets_right(npz: str) -> None:

@@ -42,13 +42,13 @@ def qlstm_tasks() -> Iterable[TaskSpec]:
     )
     yield TaskSpec(
         name="mnist",
-        summary="digit of an image read pixel by pixel, 784 steps; permuted=true",
+        summary="digit of an image read pixel by pixel, 784 steps; permuted=true, per_step=28",
         factory="qlstm_bench.tasks.classification:SequentialMNIST",
         references=_HOU,
     )
     yield TaskSpec(
         name="digits",
-        summary="digit of a small image read pixel by pixel, 64 steps; permuted=true",
+        summary="digit of a small image read pixel by pixel, 64 steps; permuted=true, per_step=8",
         factory="qlstm_bench.tasks.classification:SequentialDigits",
     )
     yield TaskSpec(
