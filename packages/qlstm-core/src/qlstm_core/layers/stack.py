@@ -11,13 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from qlstm_core.layers.checks import (
-    TOKEN_DTYPES,
-    check_dimensions,
-    check_features,
-    check_state,
-    check_tokens,
-)
+from qlstm_core.layers.call import SequenceCall, bare
+from qlstm_core.layers.checks import check_features, check_state, check_tokens
 from qlstm_core.layers.fused import run_fused
 from qlstm_core.layers.route import Route, choose_route
 from qlstm_core.layers.sequence import (
@@ -30,7 +25,7 @@ from qlstm_core.layers.sequence import (
 from qlstm_core.layers.weights import WeightedLayer
 
 
-class RecurrentLayer(WeightedLayer):
+class RecurrentLayer(SequenceCall, WeightedLayer):
     """Base of the cell families: everything about a recurrent layer but its gates.
 
     A family defines ``gates``, ``states``, ``step`` and, where there is one, ``torch_operator``; one whose
@@ -52,51 +47,19 @@ class RecurrentLayer(WeightedLayer):
             Output of the last layer, and the final state.
         """
         state = None if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        if isinstance(input, PackedSequence):
-            return self._forward_packed(input, state)
-        return self._forward_padded(input, state)
-
-    def _forward_padded(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, Any]:
-        tokens = x.dtype in TOKEN_DTYPES and x.dim() <= 2
-        batched = check_dimensions(type(self).__name__, x, state, features=0 if tokens else 1)
-        if not batched:
-            x = x.unsqueeze(1)
-            state = None if state is None else tuple(s.unsqueeze(1) for s in state)
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-        self._check_input(x, tokens, packed=False)
-        steps, batch = x.shape[:2]
-        if steps == 0:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        state = self._initial_state(x, state, batch)
-        y, state = self._run(x.flatten(0, 1), state, [batch] * steps)
-        y = y.unflatten(0, (steps, batch))
-        if not batched:
-            y, state = y.squeeze(1), tuple(s.squeeze(1) for s in state)
-        elif self.batch_first:
-            y = y.transpose(0, 1)
-        return y, state if len(state) > 1 else state[0]
-
-    def _forward_packed(
-        self, packed: PackedSequence, state: tuple[Tensor, ...] | None
-    ) -> tuple[PackedSequence, Any]:
-        x, batch_sizes, sorted_indices, unsorted_indices = packed
-        tokens = x.dtype in TOKEN_DTYPES and x.dim() == 1
-        self._check_input(x, tokens, packed=True)
-        if state is not None and sorted_indices is not None:
-            state = tuple(s.index_select(1, sorted_indices) for s in state)
-        state = self._initial_state(x, state, int(batch_sizes[0]))
-        y, state = self._run(x, state, batch_sizes.tolist())
-        if unsorted_indices is not None:
-            state = tuple(s.index_select(1, unsorted_indices) for s in state)
-        output = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
-        return output, state if len(state) > 1 else state[0]
+        output, state = self._call(input, state)
+        return output, bare(state)
 
     def _check_input(self, x: Tensor, tokens: bool, packed: bool) -> None:
         if tokens:
             check_tokens(x, self.input_size)
         else:
             check_features(x, self.dtype, self.input_size, packed)
+
+    def _rows(
+        self, x: Tensor, state: tuple[Tensor, ...] | None, batch_sizes: list[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self._run(x, self._initial_state(x, state, batch_sizes[0]), batch_sizes)
 
     def _initial_state(self, x: Tensor, state: tuple[Tensor, ...] | None, batch: int) -> tuple[Tensor, ...]:
         cells = self.num_layers * self.num_directions

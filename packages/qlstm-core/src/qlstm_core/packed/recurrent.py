@@ -12,13 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers import RecurrentLayer
-from qlstm_core.layers.checks import (
-    TOKEN_DTYPES,
-    check_dimensions,
-    check_features,
-    check_state,
-    check_tokens,
-)
+from qlstm_core.layers.call import SequenceCall, bare
+from qlstm_core.layers.checks import check_features, check_state, check_tokens
 from qlstm_core.packed import storage
 from qlstm_core.packed.calls import bind
 from qlstm_core.packed.dispatch import choose
@@ -45,7 +40,7 @@ def default_activation_bits(network: Network) -> int:
 _NO_TOKENS = np.zeros(0, np.int64)
 
 
-class PackedLayer:
+class PackedLayer(SequenceCall):
     """A recurrent network with its weights as bits, ready to run on the CPU.
 
     Args:
@@ -55,6 +50,7 @@ class PackedLayer:
 
     Attributes:
         network: the content.
+        batch_first: whether a padded batch comes before its steps.
         activation_bits: of the tables.
         kernel: name of the kernel that runs, see :func:`qlstm_core.packed.dispatch.choose`.
     """
@@ -63,6 +59,7 @@ class PackedLayer:
 
     def __init__(self, network: Network, activation_bits: int | None = None) -> None:
         self.network = network
+        self.batch_first = network.config.batch_first
         bits = default_activation_bits(network) if activation_bits is None else activation_bits
         self.activation_bits = bits
         self._program: Program = build(network, self.activation_bits)
@@ -88,16 +85,12 @@ class PackedLayer:
         Raises:
             ValueError, RuntimeError: shapes, dtypes and tokens that do not fit, as the layer raises.
         """
-        given = (
-            None if state is None else (state,) if isinstance(state, Tensor | np.ndarray) else tuple(state)
-        )
-        states = None if given is None else tuple(_tensor(s) for s in given)
-        if isinstance(x, PackedSequence):
-            return self._call_packed(x, states)
-        output, final = self._call_padded(_tensor(x), states)
+        states = _states(state)
+        given = x._replace(data=_tensor(x.data)) if isinstance(x, PackedSequence) else _tensor(x)
+        output, final = self._call(given, states)
         if isinstance(x, np.ndarray):
-            return output.numpy(), _state(tuple(s.numpy() for s in final))
-        return output, _state(final)
+            return output.numpy(), bare(tuple(s.numpy() for s in final))
+        return output, bare(final)
 
     @property
     def nbytes(self) -> int:
@@ -190,49 +183,20 @@ class PackedLayer:
         h, c = self._start(given, len(x) if batched else 1)
         return Stream(self._program, (h, c)[: len(self.states)], batched)
 
-    def _call_padded(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        config = self.network.config
-        tokens = x.dtype in TOKEN_DTYPES and x.dim() <= 2
-        batched = check_dimensions(type(self).__name__, x, state, features=0 if tokens else 1)
-        if not batched:
-            x = x.unsqueeze(1)
-            state = None if state is None else tuple(s.unsqueeze(1) for s in state)
-        elif config.batch_first:
-            x = x.transpose(0, 1)
-        self._check_input(x, tokens, packed=False)
-        steps, batch = x.shape[:2]
-        if steps == 0:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        y, final = self._sequence(x.flatten(0, 1), state, np.full(steps, batch, np.int64))
-        y = y.unflatten(0, (steps, batch))
-        if not batched:
-            return y.squeeze(1), tuple(s.squeeze(1) for s in final)
-        return (y.transpose(0, 1) if config.batch_first else y), final
-
-    def _call_packed(self, packed: PackedSequence, state: tuple[Tensor, ...] | None) -> tuple[Any, Any]:
-        x, batch_sizes, sorted_indices, unsorted_indices = packed
-        self._check_input(_tensor(x), x.dtype in TOKEN_DTYPES and x.dim() == 1, packed=True)
-        if state is not None and sorted_indices is not None:
-            state = tuple(s.index_select(1, sorted_indices) for s in state)
-        y, final = self._sequence(_tensor(x), state, batch_sizes.numpy())
-        if unsorted_indices is not None:
-            final = tuple(s.index_select(1, unsorted_indices) for s in final)
-        return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), _state(final)
-
     def _check_input(self, x: Tensor, tokens: bool, packed: bool) -> None:
         if tokens:
             check_tokens(x, self.network.config.input_size)
         else:
             check_features(x, torch.float32, self.network.config.input_size, packed)
 
-    def _sequence(
-        self, x: Tensor, state: tuple[Tensor, ...] | None, sizes: NDArray[np.int64]
+    def _rows(
+        self, x: Tensor, state: tuple[Tensor, ...] | None, batch_sizes: list[int]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run ``(rows, features)`` or tokens ``(rows,)`` through all layers."""
         config = self.network.config
-        batch, rows = int(sizes[0]), len(x)
+        batch, rows = batch_sizes[0], len(x)
         h, c = self._start(state, batch)
         y = np.empty((rows, config.output_size * config.directions), np.float32)
+        sizes = np.array(batch_sizes, np.int64)
         starts = np.cumsum(sizes) - sizes
         places, size = self._program.places(batch, rows)
         inputs = _inputs(x, config.input_size)
@@ -327,7 +291,3 @@ def _inputs(x: Tensor, features: int) -> tuple[Any, Any]:
     if x.is_floating_point():
         return np.ascontiguousarray(x.float().numpy()), _NO_TOKENS
     return np.empty((0, features), np.float32), np.ascontiguousarray(x.numpy(), np.int64)
-
-
-def _state(state: tuple[Any, ...]) -> Any:
-    return state if len(state) > 1 else state[0]
