@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,60 @@ def test_installed_plugins_join(suite: list[ModuleType]) -> None:
     by_name = {module.__name__.partition(".")[2]: module for module in suite}
     assert {"none", "my-quantizer", "other:bits=3"} <= set(by_name["accuracy"].Characters.params[0])
     assert {"my-quantizer", "other:bits=3"} <= set(by_name["packed"].Quantizers.params[0])
+
+
+STRANGER = """
+import sys
+from benchmarks import accuracy, choice, gradients, packed, size, trained, training
+
+quantizer, normalizer = choice.quantizers()[-1], choice.normalizers()[-1]
+figures = {("digits", quantizer, normalizer): trained._train("digits", quantizer, normalizer)}
+measured = {"pair": f"{quantizer} {normalizer}"}
+for cls, name, given, parameters in [
+    (accuracy.Digits, "track_validation", [figures], [quantizer, normalizer]),
+    (gradients.Digits, "track_decades", [figures], [quantizer, normalizer]),
+    (size.Layer, "track_bytes", [], [quantizer, normalizer]),
+    (size.PackedFile, "track_bytes", [], [quantizer]),
+    (training.Normalizers, "time_step", [], [training.SHAPES[0], normalizer]),
+    (training.Quantizers, "time_step", [], [quantizer]),
+    (packed.Quantizers, "time_sequence", [], [quantizer]),
+]:
+    benchmark = cls()
+    benchmark.setup(*given, *parameters)
+    key = f"{cls.__module__}.{cls.__name__}"
+    measured[key] = getattr(benchmark, name)(*given, *parameters)
+import json
+print(json.dumps(measured))
+"""
+
+
+def test_an_installed_plugin_is_measured(tmp_path: Path) -> None:
+    """The example of a third party's package, as an installer leaves it, in every family."""
+    example = BENCH.parent.parent / "examples" / "qlstm-plugin-example"
+    info = tmp_path / "qlstm_plugin_example-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: qlstm-plugin-example\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[qlstm]\nexample = qlstm_plugin_example.hooks\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, example / "src", BENCH))),
+        "QLSTM_ASV_QUANTIZERS": "power-of-two",
+        "QLSTM_ASV_NORMALIZERS": "max",
+    }
+    command = [sys.executable, "-c", STRANGER]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert measured.pop("pair") == "power-of-two max"
+    guess = 90.0
+    assert 0 < measured["benchmarks.accuracy.Digits"] <= guess + 5
+    assert measured["benchmarks.gradients.Digits"] > 0
+    float32 = 4 * 512 * (50 + 512) * 4
+    assert float32 / 40 < measured["benchmarks.size.Layer"] < float32 / 8, "a bit or so for each weight"
+    assert float32 / 40 < measured["benchmarks.size.PackedFile"] < float32 / 8
+    assert {name.split(".")[1] for name in measured} == {
+        "accuracy", "gradients", "packed", "size", "training",
+    }  # fmt: skip
 
 
 def test_trainings_are_shared(suite: list[ModuleType]) -> None:
