@@ -137,6 +137,8 @@ def test_a_step_that_does_not_fit_is_refused():
         packed.step(torch.ones(2, 4).double(), state)
     with pytest.raises(ValueError, match=r"\[0, 4\), got 1 to 4"):
         packed.step(torch.tensor([1, 4]), state)
+    with pytest.raises(ValueError, match=r"\[0, 4\), got -1 to 3"):
+        packed.step(torch.tensor([3, -1], dtype=torch.int32), state)
     with pytest.raises(ValueError, match="another packed network"):
         pack(LSTM(4, 8, quantizer=Sign())).step(torch.ones(2, 4), state)
     with pytest.raises(ValueError, match="bidirectional"):

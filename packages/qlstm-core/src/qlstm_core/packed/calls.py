@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import typeof
 from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
@@ -53,6 +54,17 @@ def bind(
     record["limit"] = ENTRY_LIMIT[activation_bits]
     record["planes"] = 1 if activation_bits == 8 else 2
     return record, (fill, *products.values())
+
+
+def resolve(function: Any, arguments: tuple[Any, ...]) -> Callable[..., None]:
+    """Return a compiled function for arguments of the same types as these, which its calls do not look at.
+
+    To find out the types of the engine's sixteen arguments takes more than a microsecond at each call.
+    """
+    found = tuple(typeof(argument) for argument in arguments)
+    function.compile(found)
+    entry: Callable[..., None] = function.overloads[found].entry_point
+    return entry
 
 
 def _address(function: Any, signature: Any) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,7 +17,7 @@ from qlstm_core.layers import RecurrentLayer
 from qlstm_core.layers.call import SequenceCall, bare
 from qlstm_core.layers.checks import check_features, check_state, check_tokens
 from qlstm_core.packed import storage
-from qlstm_core.packed.calls import bind
+from qlstm_core.packed.calls import bind, resolve
 from qlstm_core.packed.dispatch import choose
 from qlstm_core.packed.engine import run
 from qlstm_core.packed.extract import extract
@@ -157,14 +159,7 @@ class PackedLayer(SequenceCall):
             state = self._stream(array, state)
         elif state.program is not self._program:
             raise ValueError("the state belongs to another packed network; begin with state=None")
-        arguments: tuple[Any, ...] = (
-            *self._arrays,
-            *state.put(array),
-            *state.before,
-            state.steps,
-            *state.after,
-        )
-        run(*arguments)
+        self._run_step(*state.take(array))
         state.steps += 1
         return (state.y_tensor if tensor else state.y), state
 
@@ -181,7 +176,13 @@ class PackedLayer(SequenceCall):
         if given is not None and not batched:
             given = tuple(s.unsqueeze(1) for s in given)
         h, c = self._start(given, len(x) if batched else 1)
-        return Stream(self._program, (h, c)[: len(self.states)], batched)
+        return Stream(self._program, self._arrays, h, c, batched)
+
+    @cached_property
+    def _run_step(self) -> Callable[..., None]:
+        """The engine for the arguments of any stream: batches differ in size, types do not."""
+        example = Stream(self._program, self._arrays, *self._start(None, 1), batched=True)
+        return resolve(run, example.take(np.zeros((1, self.network.config.input_size), np.float32)))
 
     def _check_input(self, x: Tensor, tokens: bool, packed: bool) -> None:
         if tokens:
@@ -281,9 +282,9 @@ def _tensor(x: Any) -> Tensor:
         return torch.from_numpy(x if x.flags.writeable and x.flags.c_contiguous else x.copy())
     if not isinstance(x, Tensor):
         raise TypeError(f"expected a torch tensor or a NumPy array, got {type(x).__name__}")
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         raise ValueError(f"packed networks run on the CPU, got a tensor on {x.device}: use .cpu()")
-    return x.detach()
+    return x.detach() if x.requires_grad else x
 
 
 def _inputs(x: Tensor, features: int) -> tuple[Any, Any]:

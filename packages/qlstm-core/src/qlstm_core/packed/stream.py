@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from qlstm_core.packed.format import aligned
 from qlstm_core.packed.program import Program
 
+_FLOAT32, _INT32, _INT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int64)
+
 
 class Stream:
     """What :meth:`PackedLayer.step` keeps between two calls: the state, and room to compute in.
@@ -24,38 +26,46 @@ class Stream:
         steps: how many steps have been processed.
     """
 
-    def __init__(self, program: Program, states: tuple[NDArray[np.float32], ...], batched: bool) -> None:
+    def __init__(
+        self,
+        program: Program,
+        arrays: tuple[Any, ...],
+        h: NDArray[np.float32],
+        c: NDArray[np.float32],
+        batched: bool,
+    ) -> None:
+        """Start from h and c, which are changed; ``arrays``: the engine's arguments before the input."""
         config = program.config
         self.program = program
         self.batched = batched
-        self.states = states
+        self.states = (h, c) if c.shape[-1] else (h,)
         self.steps = 0
-        h = states[0]
         batch = h.shape[1]
-        c = states[1] if len(states) > 1 else np.zeros((*h.shape[:2], 0), np.float32)
         places, size = program.places(batch, batch)
-        self.x = aligned((batch, config.input_size), np.float32)
-        self.tokens = np.zeros(batch, np.int64)
+        x, tokens = aligned((batch, config.input_size), np.float32), np.zeros(batch, np.int64)
         y = aligned((batch, config.output_size), np.float32)
         self.y = y if batched else y[0]
         self.y_tensor = torch.from_numpy(self.y)
-        sizes, starts = np.full(1, batch, np.int64), np.zeros(1, np.int64)
-        work = aligned((size,), np.uint8)
-        # Arguments of the engine behind x and tokens, around the number of steps.
-        self.before = (sizes, starts, h, c, y)
-        self.after = (work, places)
+        self._x = x if batched else x[0]
+        self._tokens = tokens if batched else tokens.reshape(())
+        self._unsigned = tokens.view(np.uint64)
+        state = (np.full(1, batch, np.int64), np.zeros(1, np.int64), h, c, y)
+        # The engine's arguments around the number of steps: of x and tokens, one is without rows.
+        self._with_x = (*arrays, x, tokens[:0], *state)
+        self._with_tokens = (*arrays, x[:0], tokens, *state)
+        self._room = (aligned((size,), np.uint8), places)
 
-    def put(self, x: NDArray[Any]) -> tuple[Any, Any]:
-        """Take in one step's vectors or tokens; return what the engine reads, one of the two without rows.
+    def take(self, x: NDArray[Any]) -> tuple[Any, ...]:
+        """Take in one step's vectors or tokens; return the engine's arguments, at each step of one type.
 
         Raises:
             ValueError: a shape, dtype or token that does not fit.
         """
         own: NDArray[Any]
-        if x.dtype == np.float32:
-            own = self.x if self.batched else self.x[0]
-        elif x.dtype == np.int64 or x.dtype == np.int32:
-            own = self.tokens if self.batched else self.tokens[0:1].reshape(())
+        if x.dtype == _FLOAT32:
+            own, arguments = self._x, self._with_x
+        elif x.dtype == _INT64 or x.dtype == _INT32:
+            own, arguments = self._tokens, self._with_tokens
         else:
             raise ValueError(f"a step is float32, or int32 or int64 tokens, got {x.dtype}")
         if x.shape != own.shape:
@@ -64,14 +74,13 @@ class Stream:
                 "another batch begins with state=None"
             )
         own[...] = x
-        if x.dtype == np.float32:
-            return self.x, self.tokens[:0]
-        if self.tokens.min() < 0 or self.tokens.max() >= self.x.shape[1]:
+        # Read without a sign, negative tokens are the largest: one pass checks both bounds.
+        if own is self._tokens and self._unsigned.max() >= self._x.shape[-1]:
             raise ValueError(
-                f"tokens must lie in [0, input_size), here [0, {self.x.shape[1]}), "
-                f"got {self.tokens.min()} to {self.tokens.max()}"
+                f"tokens must lie in [0, input_size), here [0, {self._x.shape[-1]}), "
+                f"got {own.min()} to {own.max()}"
             )
-        return self.x[:0], self.tokens
+        return *arguments, self.steps, *self._room
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Yield h and, of an LSTM, c, as tensors that share memory with the stream."""
