@@ -10,10 +10,10 @@ import sys
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import version
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qlstm_core.plugins import PluginError, PluginRecord, PluginWarning, registry
 from qlstm_core.plugins.discovery import unknown_disabled
@@ -98,6 +98,15 @@ examples:
 """
 
 
+_Command = Callable[[argparse.Namespace], int]
+
+_AS_WRITTEN: dict[str, Any] = {
+    "formatter_class": argparse.RawDescriptionHelpFormatter,
+    "allow_abbrev": False,
+}
+"""Texts keep their lines, and options are given in full."""
+
+
 class _InputError(Exception):
     """What a user can put right."""
 
@@ -142,62 +151,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     """Return the parser and those of its commands by name."""
-    raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="qlstm",
         description="Recurrent layers with 1- to few-bit weights: what is installed, and whether it works.",
         epilog=_EPILOG,
-        formatter_class=raw,
-        allow_abbrev=False,
+        **_AS_WRITTEN,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
-    plugins = commands.add_parser(
-        "plugins",
-        help="list the installed plugins and what they provide",
-        description=_PLUGINS_DESCRIPTION,
-        epilog=_PLUGINS_EPILOG,
-        formatter_class=raw,
-        allow_abbrev=False,
-    )
-    plugins.add_argument("--json", action="store_true", help="print a JSON document for programs")
-    plugins.set_defaults(run=_plugins)
+    def command(name: str, run: _Command, summary: str, description: str, epilog: str) -> _Parser:
+        added: _Parser = commands.add_parser(
+            name, help=summary, description=description, epilog=epilog, **_AS_WRITTEN
+        )
+        added.set_defaults(run=run)
+        return added
 
-    check = commands.add_parser(
-        "check",
-        help="run the conformance checks on installed quantizers and normalisers",
-        description=_CHECK_DESCRIPTION,
-        epilog=_CHECK_EPILOG,
-        formatter_class=raw,
-        allow_abbrev=False,
-    )
+    summary = "list the installed plugins and what they provide"
+    plugins = command("plugins", _plugins, summary, _PLUGINS_DESCRIPTION, _PLUGINS_EPILOG)
+    plugins.add_argument("--json", action="store_true", help="print a JSON document for programs")
+
+    summary = "run the conformance checks on installed quantizers and normalisers"
+    check = command("check", _check, summary, _CHECK_DESCRIPTION, _CHECK_EPILOG)
     check.add_argument("names", nargs="*", metavar="NAME", help="what to check")
     check.add_argument("--all", action="store_true", help="check everything installed")
     check.add_argument(
         "--only", action="append", default=[], metavar="CHECK", help="run this check; may be repeated"
     )
-    check.set_defaults(run=_check)
 
-    inspect = commands.add_parser(
-        "inspect",
-        help="say what is in the file of a packed network",
-        description=_INSPECT_DESCRIPTION,
-        epilog=_INSPECT_EPILOG,
-        formatter_class=raw,
-        allow_abbrev=False,
-    )
+    summary = "say what is in the file of a packed network"
+    inspect = command("inspect", _inspect, summary, _INSPECT_DESCRIPTION, _INSPECT_EPILOG)
     inspect.add_argument("file", metavar="FILE", help="what PackedLSTM.save wrote")
-    inspect.set_defaults(run=_inspect)
 
-    warmup = commands.add_parser(
-        "warmup",
-        help="compile the kernels of packed inference ahead of time",
-        description=_WARMUP_DESCRIPTION,
-        epilog=_WARMUP_EPILOG,
-        formatter_class=raw,
-        allow_abbrev=False,
-    )
+    summary = "compile the kernels of packed inference ahead of time"
+    warmup = command("warmup", _warmup, summary, _WARMUP_DESCRIPTION, _WARMUP_EPILOG)
     warmup.add_argument("file", nargs="?", metavar="FILE", help="compile for the network in this file")
     warmup.add_argument(
         "--activation-bits",
@@ -206,7 +193,6 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         metavar="BITS",
         help="8, 12 or 16; default: 12, or as saved",
     )
-    warmup.set_defaults(run=_warmup)
 
     return parser, dict(commands.choices)
 
