@@ -14,7 +14,7 @@ from qlstm_bench.averaging import averaged
 from qlstm_bench.clipping import clip_gradients_
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.optimization import Schedule, has_unit_levels, make_optimizer, quantized_weights
-from qlstm_bench.train import train
+from qlstm_bench.train import resolve, train
 from qlstm_core import LSTM
 
 
@@ -54,8 +54,9 @@ def test_loss_aware_quantizers_refuse_sgd() -> None:
     with pytest.raises(
         ConfigError, match=r"optimizer: quantizer 'lab' .*sgd keeps none; expected adam or adagrad"
     ):
-        make_optimizer(Net("lab"), config(quantizer="lab", optimizer="sgd"), 1.0)
-    make_optimizer(Net("lab"), config(quantizer="lab", optimizer="adagrad"), 1.0)
+        resolve({"task": "word-lm", "quantizer": "lab", "steps": 1})
+    resolved, _ = resolve({"task": "word-lm", "quantizer": "lab", "optimizer": "adagrad", "steps": 1})
+    assert resolved.optimizer == "adagrad"
 
 
 def test_unit_levels_are_told_from_scaled_ones() -> None:

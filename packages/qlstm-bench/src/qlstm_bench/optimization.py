@@ -12,6 +12,7 @@ from torch import nn
 
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_core import Quantizer, RecurrentLayer
+from qlstm_core.plugins import registry
 
 # Kuchaiev and Ginsburg's code starts Adagrad's sums at 1 for a loss summed over 20 steps; ours is the mean.
 _ADAGRAD_START = 1 / 20**2
@@ -24,6 +25,19 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 """The optimizers by the names that users type."""
 
 
+def check_curvature(config: RunConfig) -> None:
+    """Check that the optimizer keeps what the quantizer wants to know.
+
+    Raises:
+        ConfigError: a quantizer that needs second moments, and an optimizer that keeps none.
+    """
+    if config.optimizer == "sgd" and registry.quantizers.create(config.quantizer).needs_curvature:
+        raise ConfigError(
+            f"optimizer: quantizer {config.quantizer!r} weighs errors by the optimizer's second moments, "
+            "and sgd keeps none; expected adam or adagrad"
+        )
+
+
 def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> torch.optim.Optimizer:
     """Return the optimizer that the settings ask for.
 
@@ -31,20 +45,7 @@ def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> 
         model: whose parameters it holds.
         config: gives its name, the learning rate, and maybe ``quantized_lr``.
         quantized_lr: learning rate of quantized weights as a multiple, where the settings give none.
-
-    Raises:
-        ConfigError: a quantizer that needs second moments, and an optimizer that keeps none.
     """
-    curious = {
-        type(module).__name__
-        for module in model.modules()
-        if isinstance(module, Quantizer) and module.needs_curvature
-    }
-    if curious and config.optimizer == "sgd":
-        raise ConfigError(
-            f"optimizer: quantizer {config.quantizer!r} weighs errors by the optimizer's second moments, "
-            "and sgd keeps none; expected adam or adagrad"
-        )
     factor = quantized_lr if config.quantized_lr is None else config.quantized_lr
     quantized = list(quantized_weights(model)) if factor != 1 else []
     held = {id(weight) for weight in quantized}

@@ -12,7 +12,7 @@ from lightning_fabric import seed_everything
 
 from qlstm_bench.config import RunConfig
 from qlstm_bench.loggers import check_installed
-from qlstm_bench.optimization import make_optimizer
+from qlstm_bench.optimization import check_curvature, make_optimizer
 from qlstm_bench.parallel import Team, launched_processes, make_fabric
 from qlstm_bench.results import Result
 from qlstm_bench.runs import FINISHED, Run, RunError, check_writable
@@ -62,7 +62,9 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     if "data" in merged and not isinstance(merged["data"], str):
         task.given_data = merged["data"]
         merged["data"] = f"object of type {type(task.given_data).__name__}"
-    return RunConfig.build(merged), task
+    config = RunConfig.build(merged)
+    check_curvature(config)
+    return config, task
 
 
 def train(

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from qlstm_bench.cli import main
+from qlstm_bench.report import collect
 from qlstm_bench.sweep.presets import preset_names
 
 
@@ -60,3 +61,28 @@ def test_a_dry_run_lists_the_runs_and_leaves_nothing(
     assert main(["sweep", file, "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == ["two runs: 2 runs", "  none, layer", "  bwn, layer"]
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_that_fails_is_reported_and_the_others_go_on(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**tiny, "task": "char-lm", "steps": 2}
+    grid = {"data": ["missing.txt", settings.pop("data")]}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"settings": settings, "grid": grid}))
+    assert main(["sweep", "grid.yaml", "--workers", "1", "--out", "runs"]) == 2
+    said = capsys.readouterr()
+    *lines, last = said.err.splitlines()
+    reason = "data file 'missing.txt' does not exist: expected a text file in UTF-8"
+    (failed,) = [line for line in lines if " failed: " in line]
+    (ended,) = [line for line in lines if " bits per character in validation" in line]
+    assert failed.startswith("[1/2] ")
+    assert ended.startswith("[2/2] "), "after the failure"
+    assert f"DataError: {reason}" in failed
+    assert last.startswith("qlstm-bench: error: 1 of 2 runs failed: none, none, data missing.txt: DataError")
+    assert reason in last
+    records, problems = collect([tmp_path / "runs"])
+    assert [(record.result.dataset.name, record.result.status) for record in records] == [
+        ("words.txt", "completed")
+    ]
+    assert problems == []
+    assert "words.txt" in said.out  # the table of what has ended
