@@ -1,4 +1,4 @@
-"""How well a network does after a short training with a fixed seed."""
+"""How well a network does after a short training with fixed seeds."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Digits(Trained):
     """Handwritten digits, pixel by pixel."""
 
     task = "digits"
+    version = "2"
     setup_cache = staticmethod(setup_cache)
 
     def track_validation(self, figures: Figures, quantizer: str, normalizer: str) -> float:

@@ -42,4 +42,5 @@ class Digits(_Stability):
     """Handwritten digits, pixel by pixel."""
 
     task = "digits"
+    version = "2"
     setup_cache = staticmethod(setup_cache)

@@ -42,6 +42,8 @@ class PackedFile:
         if not hasattr(qlstm_core, "pack"):
             raise NotImplementedError
         self.packed = qlstm_core.pack(qlstm_core.LSTM(50, 512, quantizer=quantizer, normalizer="layer"))
+        if not hasattr(self.packed, "save"):
+            raise NotImplementedError
 
     def track_bytes(self, quantizer: str) -> int:
         """Return the size of the file."""
