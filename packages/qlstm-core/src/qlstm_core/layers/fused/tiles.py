@@ -105,8 +105,33 @@ def _tile(rows: int, vectors: int) -> Callable[..., None]:
     return tile
 
 
-_tall, _four, _two, _one = (_tile(rows, VECTORS) for rows in (ROWS, 4, 2, 1))
-_tall_narrow, _four_narrow, _two_narrow, _one_narrow = (_tile(rows, 1) for rows in (ROWS, 4, 2, 1))
+def _sweep(vectors: int) -> Callable[..., None]:
+    """Return the product of any number of rows and ``vectors`` vectors of columns of one panel."""
+    tall, four, two, one = (_tile(rows, vectors) for rows in (ROWS, 4, 2, 1))
+
+    @compiled(None, forceinline=True)
+    def sweep(
+        a: Any, at: int, row_stride: int, depth_stride: int, count: int,
+        panels: Any, panel: int, c: Any, to: int, width: int, add: bool,
+    ) -> None:  # fmt: skip
+        below = c.shape[1]
+        r = 0
+        while r + ROWS <= count:
+            tall(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
+            r, at, to = r + ROWS, at + ROWS * row_stride, to + ROWS * below
+        while r + 4 <= count:
+            four(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
+            r, at, to = r + 4, at + 4 * row_stride, to + 4 * below
+        while r + 2 <= count:
+            two(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
+            r, at, to = r + 2, at + 2 * row_stride, to + 2 * below
+        if r < count:
+            one(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
+
+    return sweep
+
+
+_wide, _narrow = _sweep(VECTORS), _sweep(1)
 
 
 @compiled(None)
@@ -118,32 +143,10 @@ def multiply_panel(
 
     Element k of row r of ``a`` is at ``at + r · row_stride + k · depth_stride``; ``to`` is an element of c.
     """
-    below = c.shape[1]
-    r = 0
     if width > lanes(c):
-        while r + ROWS <= count:
-            _tall(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
-            r, at, to = r + ROWS, at + ROWS * row_stride, to + ROWS * below
-        while r + 4 <= count:
-            _four(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
-            r, at, to = r + 4, at + 4 * row_stride, to + 4 * below
-        while r + 2 <= count:
-            _two(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
-            r, at, to = r + 2, at + 2 * row_stride, to + 2 * below
-        if r < count:
-            _one(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
+        _wide(a, at, row_stride, depth_stride, count, panels, panel, c, to, width, add)
     else:
-        while r + ROWS <= count:
-            _tall_narrow(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
-            r, at, to = r + ROWS, at + ROWS * row_stride, to + ROWS * below
-        while r + 4 <= count:
-            _four_narrow(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
-            r, at, to = r + 4, at + 4 * row_stride, to + 4 * below
-        while r + 2 <= count:
-            _two_narrow(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
-            r, at, to = r + 2, at + 2 * row_stride, to + 2 * below
-        if r < count:
-            _one_narrow(a, at, row_stride, depth_stride, panels, panel, c, to, below, width, add)
+        _narrow(a, at, row_stride, depth_stride, count, panels, panel, c, to, width, add)
 
 
 @compiled(None)
