@@ -14,11 +14,15 @@ STEPS = 100
 class _Packed:
     """A packed LSTM whose input is as wide as its state."""
 
-    version = "1"
+    version = "2"
     rounds = 2
+    warmup_time = 0.2
+    repeat = (5, 40, 1.0)
 
     def pack(self, quantizer: str, hidden: int, batch: int, bits: int, normalizer: str = "layer") -> None:
-        """Pack it, and run it once."""
+        """Pack it, and run it once; asv asks for that before each sample, and gets it once."""
+        if hasattr(self, "packed"):
+            return
         import numpy as np
         import torch
 
@@ -70,7 +74,7 @@ class Quantizers(_Packed):
 
 
 class Streaming(_Packed):
-    """One call per step."""
+    """100 steps, each in a call of its own."""
 
     params = (ACTIVATION_BITS,)
     param_names = ("activation bits",)
@@ -81,9 +85,11 @@ class Streaming(_Packed):
         self.need("step")
         _, self.state = self.packed.step(self.x[0])
 
-    def time_step(self, bits: int) -> None:
-        """Time one step."""
-        self.packed.step(self.x[1], self.state)
+    def time_steps(self, bits: int) -> None:
+        """Time the calls."""
+        state = self.state
+        for x in self.x:
+            _, state = self.packed.step(x, state)
 
 
 class Packing(_Packed):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -34,6 +36,8 @@ def load(path: Path) -> ModuleType:
 
 
 asv_compare: Any = load(BENCH / "tools" / "asv_compare.py")
+asv_planted: Any = load(BENCH / "tools" / "asv_planted.py")
+asv_table: Any = load(BENCH / "tools" / "asv_table.py")
 asv_wheels: Any = load(BENCH / "tools" / "asv_wheels.py")
 
 
@@ -47,7 +51,7 @@ def suite(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ModuleType]]:
         del sys.modules[name]
 
 
-def benchmarks_of(module: ModuleType) -> Iterator[tuple[type, str]]:
+def benchmarks_of(module: ModuleType) -> Iterator[tuple[Any, str]]:
     """Yield every benchmark of a module."""
     for name, cls in vars(module).items():
         if inspect.isclass(cls) and not name.startswith("_") and cls.__module__ == module.__name__:
@@ -250,3 +254,38 @@ def test_wheels_of_every_package_of_the_commit(tmp_path: Path, monkeypatch: pyte
     assert "--constraint" in calls[0]
     assert "--force-reinstall" not in calls[0]
     assert calls[1][:3] == ("install", "--no-deps", "--force-reinstall")
+
+
+@pytest.mark.parametrize("name", asv_planted.REGRESSIONS)
+def test_there_is_still_a_place_for_each_planted_regression(name: str, suite: list[ModuleType]) -> None:
+    regression = asv_planted.REGRESSIONS[name]
+    source = (BENCH.parent.parent / regression.path).read_text(encoding="utf-8")
+    planted, count = re.subn(regression.place, regression.planted, source)
+    assert count == 1, "its code has changed: asv_planted.py needs another place"
+    assert ast.dump(ast.parse(planted)) != ast.dump(ast.parse(source))
+    found = [
+        f"{cls.__module__.partition('.')[2]}.{cls.__name__}" for m in suite for cls, _ in benchmarks_of(m)
+    ]
+    assert any(re.search(regression.bench, benchmark) for benchmark in found)
+
+
+def test_a_table_of_results_and_their_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for run, (step, size) in enumerate([(1.0, 8.0), (1.5, 8.0), (2.0, math.nan)]):
+        rows = {
+            "training.Cells.time_step": [[step, None], [["'LSTM'", "'GRU'"], ["'bwn'"]], "1"],
+            "size.Layer.track_bytes": [[size], [], "1"],
+            "broken": [None, []],
+        }
+        files.append(tmp_path / f"{run}.json")
+        files[-1].write_text(json.dumps({"commit_hash": f"{run}" * 40, "results": rows}))
+    assert asv_table.main([str(files[0]), str(files[2])]) == 0
+    assert capsys.readouterr().out == (
+        "benchmark,parameters,00000000,22222222\n"
+        "size.Layer.track_bytes,,8,\n"
+        'training.Cells.time_step,"LSTM, bwn",1,2\n'
+    )
+    assert asv_table.main(["--spread", *map(str, files)]) == 0
+    said = capsys.readouterr()
+    assert 'training.Cells.time_step,"LSTM, bwn",1,1.5,2,0.6667' in said.out
+    assert said.err == "size: median 0.0%, worst 0.0%\ntraining: median 66.7%, worst 66.7%\n"

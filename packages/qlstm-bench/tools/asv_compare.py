@@ -3,8 +3,8 @@
     python asv_compare.py BASE HEAD [--bench REGEX] [--reuse]
 
 Exit code 0: nothing worse; 1: something worse, or it fails or is skipped now; 2: not measured. (asv itself
-ends with 1 both for "slower" and for "no environment".) What is called worse depends on how far a figure moves
-by itself: see RULES.
+ends with 1 both for "slower" and for "no environment".) What is called worse depends on how far a figure
+moves by itself: see RULES.
 """
 
 from __future__ import annotations
