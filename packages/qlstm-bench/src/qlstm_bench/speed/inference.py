@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from qlstm_bench.errors import BenchError
 from qlstm_bench.speed import peers
 from qlstm_bench.speed.peers import Array, Peer
 from qlstm_bench.speed.threads import torch_threads
-from qlstm_bench.speed.timing import Case, Timing, interleaved
+from qlstm_bench.speed.timing import Case, Timing, interleaved, part_of
 
 Call = Callable[[], Array]
 
@@ -114,19 +115,8 @@ def compare_inference(
     """
     for number, scenario in enumerate(scenarios):
         with torch_threads(1):
-            yield _compare(
-                scenario,
-                quantizers,
-                normalizer,
-                activation_bits,
-                rounds,
-                _within(done, number, len(scenarios)),
-            )
-
-
-def _within(done: Callable[[float], None], finished: int, total: int) -> Callable[[float], None]:
-    """Return what turns the share of one scenario into the share of all the work."""
-    return lambda share: done((finished + share) / total)
+            part = partial(part_of, done, number, len(scenarios))
+            yield _compare(scenario, quantizers, normalizer, activation_bits, rounds, part)
 
 
 def float_twin(layer: qlstm_core.LSTM) -> nn.LSTM:
@@ -144,7 +134,7 @@ def _compare(
     normalizer: str,
     activation_bits: Sequence[int],
     rounds: int,
-    done: Callable[[float], None],
+    part: Callable[[int], Callable[[int], None]],
 ) -> list[RunTiming]:
     torch.manual_seed(0)
     sizes = (scenario.input_size, scenario.hidden)
@@ -161,12 +151,8 @@ def _compare(
             packed = _pack(name, layer, bits)
             networks.append((f"{name}, {bits}-bit tables", _packed_call(packed, scenario, data), layer))
     errors = {name: _error(call(), data.reference(module)) for name, call, module in networks}
-    total = len(networks) * rounds
-    timings = interleaved(
-        [Case(name, call, scenario.steps) for name, call, _ in networks],
-        rounds,
-        done=lambda count: done(count / total),
-    )
+    cases = [Case(name, call, scenario.steps) for name, call, _ in networks]
+    timings = interleaved(cases, rounds, done=part(len(cases) * rounds))
     references = [name for name in (FLOAT32, INT8) if name in timings]
     return [
         RunTiming(

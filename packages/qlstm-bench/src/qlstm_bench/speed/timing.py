@@ -97,6 +97,19 @@ def interleaved(
     return timings
 
 
+def part_of(
+    done: Callable[[float], None], number: int, total: int, measurements: int
+) -> Callable[[int], None]:
+    """Return what tells ``done`` the share of all work, given how much is measured of one part of it.
+
+    Args:
+        done: told a share between 0 and 1.
+        number, total: which part it is, from 0, of how many alike.
+        measurements: in this part.
+    """
+    return lambda measured: done((number + measured / measurements) / total)
+
+
 def _calls_for(case: Case, seconds: float, clock: Clock) -> int:
     case.call()
     start = clock()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import qlstm_core
 from qlstm_bench.errors import BenchError
 from qlstm_bench.speed.threads import torch_threads
-from qlstm_bench.speed.timing import Case, Timing, interleaved
+from qlstm_bench.speed.timing import Case, Timing, interleaved, part_of
 from qlstm_core.layers.route import readable_loop
 
 PEER = "torch.nn.LSTM"
@@ -115,7 +115,7 @@ def compare_training_steps(
                 x = torch.randn(shape.steps, shape.batch, shape.input)
                 weight = torch.randn(shape.steps, shape.batch, shape.hidden)
                 cases = [Case(name, _step(*layer, x, weight)) for name, layer in layers.items()]
-                timings = interleaved(cases, rounds, done=_within(done, finished, total, len(cases) * rounds))
+                timings = interleaved(cases, rounds, done=part_of(done, finished, total, len(cases) * rounds))
             peer = timings[PEER]
             yield [
                 StepTiming(
@@ -130,13 +130,6 @@ def compare_training_steps(
                 for name, timing in timings.items()
             ]
             finished += 1
-
-
-def _within(
-    done: Callable[[float], None], finished: int, total: int, measurements: int
-) -> Callable[[int], None]:
-    """Return what turns the count of one table's measurements into the share of all the work."""
-    return lambda measured: done((finished + measured / measurements) / total)
 
 
 def _layers(
