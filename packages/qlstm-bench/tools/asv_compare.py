@@ -120,12 +120,11 @@ def measure(commits: Sequence[str], bench: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         hashes = Path(folder, "hashes")
         hashes.write_text("".join(f"{commit}\n" for commit in commits), encoding="utf-8")
+        # Without samples, asv calls two durations equal wherever the outermost ones overlap.
+        options = ["--interleave-rounds", "--record-samples", "--show-stderr"]
         chosen = ["--bench", bench] if bench else []
-        code = subprocess.run(
-            ["asv", "run", "--interleave-rounds", "--show-stderr", *chosen, f"HASHFILE:{hashes}"],
-            cwd=HERE,
-            check=False,
-        ).returncode
+        command = ["asv", "run", *options, *chosen, f"HASHFILE:{hashes}"]
+        code = subprocess.run(command, cwd=HERE, check=False).returncode
     if code not in (0, 2):  # 2: some benchmark failed, which the comparison shows
         raise NotMeasuredError(f"asv run ended with {code}; what it printed says why")
 
