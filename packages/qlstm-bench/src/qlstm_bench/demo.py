@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from qlstm_bench.machine import cores
 from qlstm_bench.report import collect, print_table, write_html
 from qlstm_bench.report.figures import draw_overview
 from qlstm_bench.runs import RunError, check_writable
@@ -84,7 +85,7 @@ def _train_all(
     # Spawned, not forked: a forked child would inherit PyTorch's thread pool without its threads.
     context = multiprocessing.get_context("spawn")
     messages: Queue[Message] = context.Queue()
-    workers = min(len(jobs), _cores())
+    workers = min(len(jobs), cores())
     outcomes: list[Outcome] = []
     failures: list[str] = []
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(messages,))
@@ -107,11 +108,6 @@ def _train_all(
         finally:
             pool.shutdown(cancel_futures=True)
     return outcomes, failures
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _messages: Queue[Message] | None = None  # of a worker process: how it tells its parent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from distributed.scheduler import KilledWorker
 
 from qlstm_bench.config import RunConfig
 from qlstm_bench.errors import BenchError
+from qlstm_bench.machine import cores
 from qlstm_bench.sweep import worker
 from qlstm_bench.train import Outcome
 
@@ -159,11 +159,6 @@ def run_all(
         if not ended:
             client.cancel(list(futures))
             client.run(worker.stop, sweep, on_error="ignore")
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe(error: BaseException) -> str:
