@@ -92,24 +92,19 @@ def sweep(
 def _train(plan: Plan, out: Path, workers: int | None, scheduler: str | None, force: bool) -> None:
     from qlstm_bench.report import collect, print_table
     from qlstm_bench.runs import check_writable
-    from qlstm_bench.sweep.board import Board
-    from qlstm_bench.sweep.execute import SweepError, local_workers, run_all, workers_of
+    from qlstm_bench.sweep.execute import SweepError, local_workers, workers_of
+    from qlstm_bench.sweep.watch import run_watched
 
     out = out.absolute()
     check_writable(out)
-    endings = []
     cluster = workers_of(scheduler) if scheduler else local_workers(workers)
-    with cluster as client, Board(plan.labels) as board:
-        for ending in run_all(plan.configs, out, client, force=force, follow=board.follow):
-            endings.append(ending)
-            board.end(ending.number, ending.line)
-    records, _ = collect([ending.outcome.run.directory for ending in endings if ending.outcome])
+    outcomes, failures = run_watched(plan.configs, plan.labels, out, cluster, force=force)
+    records, _ = collect(outcome.run.directory for outcome in outcomes)
     if records:
         print_table(records)
         print(f"\nruns: {out}; `qlstm-bench report {out}` makes a page of them")
-    failures = [f"{plan.labels[ending.number]}: {ending.error}" for ending in endings if not ending.outcome]
     if failures:
-        raise SweepError(f"{len(failures)} of {len(endings)} runs failed: {'; '.join(failures)}")
+        raise SweepError(f"{len(failures)} of {len(plan.configs)} runs failed: {'; '.join(failures)}")
 
 
 def _list() -> None:

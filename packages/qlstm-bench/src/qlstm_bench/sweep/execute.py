@@ -19,6 +19,7 @@ from qlstm_bench.errors import BenchError
 from qlstm_bench.machine import cores
 from qlstm_bench.sweep import worker
 from qlstm_bench.train import Outcome
+from qlstm_core.plugins import PluginError
 
 _SETTINGS = {
     # A worker holds no run in waiting: a worker's death is laid at the door of the one run that it trained.
@@ -164,4 +165,6 @@ def run_all(
 def _describe(error: BaseException) -> str:
     if isinstance(error, KilledWorker):
         return f"its worker process died {error.allowed_failures + 1} times; is there enough memory?"
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    # Errors that a user can put right speak for themselves.
+    kind = "" if isinstance(error, BenchError | PluginError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())
