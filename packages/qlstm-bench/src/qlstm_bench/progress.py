@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,7 +27,20 @@ def share_of_work(title: str) -> Iterator[Callable[[float], None]]:
         yield lambda share: progress.update(task, completed=share)
 
 
-class RunProgress:
+class Shown:
+    """What shows the bars of ``_progress`` while its ``with`` block lasts."""
+
+    _progress: Progress
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+
+class RunProgress(Shown):
     """A bar on stderr with the latest figures; where stderr is no terminal, a line at each validation."""
 
     def __init__(self) -> None:
@@ -36,15 +49,6 @@ class RunProgress:
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=None)
         self._latest: dict[str, float] = {}
-
-    def __enter__(self) -> RunProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
         """Show where a run is; a :data:`qlstm_bench.train.Listener`."""

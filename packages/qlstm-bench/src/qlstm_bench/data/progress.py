@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from qlstm_bench.progress import Shown
 
-class DownloadProgress:
+
+class DownloadProgress(Shown):
     """Shows bytes received on stderr, while its ``with`` block lasts.
 
     Args:
@@ -19,15 +19,6 @@ class DownloadProgress:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task(f"downloading {name}", total=None)
-
-    def __enter__(self) -> DownloadProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def start(self, have: int, total: int) -> None:
         """Begin with ``have`` bytes of ``total``."""
