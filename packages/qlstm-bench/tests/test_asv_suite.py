@@ -233,16 +233,21 @@ def test_what_is_not_measured_is_not_called_equal(
             asv_compare.results(commit, bench)
 
 
+FORCED = ("install", "--no-deps", "--force-reinstall")
+
+
 def test_wheels_of_every_package_of_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(asv_wheels, "_pip", lambda *arguments: calls.append(tuple(map(str, arguments))))
     with pytest.raises(SystemExit, match="no packages"):
         asv_wheels.build(tmp_path, tmp_path / "wheels")
+    (tmp_path / "pyproject.toml").touch()
+    asv_wheels.build(tmp_path, tmp_path / "wheels")
+    assert calls.pop()[-1] == str(tmp_path), "a repository of one package, such as a plugin's"
     for name in ("b", "a"):
         (tmp_path / "packages" / name).mkdir(parents=True)
         (tmp_path / "packages" / name / "pyproject.toml").touch()
     wheels = tmp_path / "wheels"
-    wheels.mkdir()
     (wheels / "stale.whl").touch()
     asv_wheels.build(tmp_path, wheels)
     assert calls.pop()[-2:] == (str(tmp_path / "packages" / "a"), str(tmp_path / "packages" / "b"))
@@ -251,9 +256,13 @@ def test_wheels_of_every_package_of_the_commit(tmp_path: Path, monkeypatch: pyte
         asv_wheels.install(tmp_path, wheels)
     (wheels / "a.whl").touch()
     asv_wheels.install(tmp_path, wheels)
+    assert calls == [("install", str(wheels / "a.whl")), (*FORCED, str(wheels / "a.whl"))]
+    calls.clear()
+    (tmp_path / "constraints.txt").touch()
+    asv_wheels.install(tmp_path, wheels)
     assert "--constraint" in calls[0]
     assert "--force-reinstall" not in calls[0]
-    assert calls[1][:3] == ("install", "--no-deps", "--force-reinstall")
+    assert calls[1][:3] == FORCED
 
 
 @pytest.mark.parametrize("name", asv_planted.REGRESSIONS)

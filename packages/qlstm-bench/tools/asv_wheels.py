@@ -12,10 +12,11 @@ from pathlib import Path
 
 
 def build(source: Path, wheels: Path) -> None:
-    """Build every package below ``source/packages``."""
-    packages = sorted(path.parent for path in source.glob("packages/*/pyproject.toml"))
-    if not packages:
-        raise SystemExit(f"no packages in {source}/packages")
+    """Build every package below ``source/packages``; where there is none, the one in ``source`` itself."""
+    found = source.glob("packages/*/pyproject.toml"), source.glob("pyproject.toml")
+    packages = next(filter(None, (sorted(path.parent for path in files) for files in found)), None)
+    if packages is None:
+        raise SystemExit(f"no packages in {source}")
     wheels.mkdir(parents=True, exist_ok=True)
     for stale in wheels.glob("*.whl"):
         stale.unlink()
@@ -23,11 +24,12 @@ def build(source: Path, wheels: Path) -> None:
 
 
 def install(source: Path, wheels: Path) -> None:
-    """Install the wheels, and what they need as ``source/constraints.txt`` pins it."""
+    """Install the wheels, and what they need as ``source/constraints.txt``, if there, pins it."""
     files = sorted(wheels.glob("*.whl"))
     if not files:
         raise SystemExit(f"no wheels in {wheels}")
-    _pip("install", "--constraint", source / "constraints.txt", *files)
+    constraints = source / "constraints.txt"
+    _pip("install", *(["--constraint", constraints] if constraints.exists() else []), *files)
     _pip("install", "--no-deps", "--force-reinstall", *files)
 
 
