@@ -11,7 +11,7 @@ class Training(_Step):
 
     params = (("torch", *normalizers()),)
     param_names = ("normalizer",)
-    version = "1"
+    version = "2"
 
     def setup(self, normalizer: str) -> None:
         """Prepare the step."""
