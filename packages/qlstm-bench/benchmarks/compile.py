@@ -50,10 +50,10 @@ class FirstCall:
 
     params = (tuple(CALLS), ("cold", "cached"))
     param_names = ("call", "cache on disk")
-    version = "1"
+    version = "2"
 
     def setup_cache(self) -> Figures:
-        """Measure each call with an empty cache, then with the one that it has filled."""
+        """Measure each call with an empty cache, then thrice with the one that it has filled."""
         import qlstm_core
 
         figures: Figures = {}
@@ -61,8 +61,8 @@ class FirstCall:
             if call == "packed" and not hasattr(qlstm_core, "pack"):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                for cache in ("cold", "cached"):
-                    figures[call, cache] = _run(call, folder)
+                figures[call, "cold"] = _run(call, folder)
+                figures[call, "cached"] = min(_run(call, folder) for _ in range(3))
         return figures
 
     setup_cache.timeout = 600  # type: ignore[attr-defined]

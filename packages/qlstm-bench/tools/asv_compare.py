@@ -65,6 +65,8 @@ RULES = (
     Rule(r"^gradients\..*lambda1", 1.2, slack=1.0),
     Rule(r"^size", 1.001),
     Rule(r"^memory", 1.1),
+    # Compilation takes too long to be repeated.
+    Rule(r"^compile.*'cold'", 2.0),
 )
 """The first that matches holds; for durations, ``FACTOR``."""
 
