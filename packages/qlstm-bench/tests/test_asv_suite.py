@@ -164,6 +164,16 @@ def test_rows_of_a_comparison() -> None:
     assert asv_compare.judge([], Counter({"size.Layer.track_bytes": 2})) == 1, "what is skipped now is worse"
 
 
+def test_what_torch_shares_is_not_the_commits(capsys: pytest.CaptureFixture[str]) -> None:
+    torch = "training.Normalizers.time_step('35,20,300,300', 'torch')"
+    changes = [asv_compare.Change("+", "40.0±1ms", "80.0±1ms", "2", torch)]
+    assert asv_compare.judge(changes, Counter()) == 0
+    said = capsys.readouterr().out
+    assert "worse: 0" in said
+    assert "torch.nn.LSTM moved" in said
+    assert torch in said
+
+
 def test_each_benchmark_has_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
