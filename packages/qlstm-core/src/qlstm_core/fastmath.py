@@ -45,6 +45,14 @@ def tanh(x: Any) -> Any:
     raise NotImplementedError("tanh is callable from compiled code only; use numpy.tanh")
 
 
+def tanh_ratio(x: Any) -> Any:
+    """Return p and q with p/q = tanh x and 0.004 < q < 1, of float32; callable from compiled code only.
+
+    Where the quotient is divided further, one division will do.
+    """
+    raise NotImplementedError("tanh_ratio is callable from compiled code only; use numpy.tanh")
+
+
 @register_jitable(**_OPTIONS)
 def _clamp(x: Any, low: Any, high: Any) -> Any:
     # Comparisons with NaN are false: NaN stays.
@@ -97,10 +105,10 @@ def _exp64(clamp: Callable[..., Any], power: Callable[..., Any]) -> Callable[[An
     return exp64
 
 
-def _tanh32(clamp: Callable[..., Any]) -> Callable[[Any], Any]:
+def _ratio32(clamp: Callable[..., Any]) -> Callable[[Any], Any]:
     bound = np.float32(7.90531110763549805)
 
-    def tanh32(x: Any) -> Any:
+    def ratio32(x: Any) -> Any:
         # x P(x²)/Q(x²), the rational function of Eigen's ptanh; beyond the bound it would leave [−1, 1].
         x = clamp(x, -bound, bound)
         s = x * x
@@ -113,9 +121,9 @@ def _tanh32(clamp: Callable[..., Any]) -> Callable[[Any], Any]:
         q = s * np.float32(1.19825839466702e-06) + np.float32(1.18534705686654e-04)
         q = q * s + np.float32(2.26843463243900e-03)
         q = q * s + np.float32(4.89352518554385e-03)
-        return x * p / q
+        return x * p, q
 
-    return tanh32
+    return ratio32
 
 
 def _tanh64(magnitude: Callable[[Any], Any], where_less: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -152,12 +160,21 @@ def _compile_exp(x: Any) -> Any:
     }.get(x)
 
 
+@overload(tanh_ratio, jit_options=_OPTIONS)
+def _compile_tanh_ratio(x: Any) -> Any:
+    return {types.float32: _ratio32(_clamp), vectors.Vector(types.float32): _ratio32(_clamp_vector)}.get(x)
+
+
 @overload(tanh, jit_options=_OPTIONS)
 def _compile_tanh(x: Any) -> Any:
+    def tanh32(x: Any) -> Any:
+        numerator, denominator = tanh_ratio(x)
+        return numerator / denominator
+
     return {
-        types.float32: _tanh32(_clamp),
+        types.float32: tanh32,
         types.float64: _tanh64(abs, _where_less),
-        vectors.Vector(types.float32): _tanh32(_clamp_vector),
+        vectors.Vector(types.float32): tanh32,
         vectors.Vector(types.float64): _tanh64(vectors.magnitude, vectors.where_less),
     }.get(x)
 

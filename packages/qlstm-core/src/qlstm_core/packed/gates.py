@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from qlstm_core.fastmath import sigmoid, tanh
+from qlstm_core.fastmath import exp, sigmoid, tanh, tanh_ratio
 from qlstm_core.jit import compiled
 from qlstm_core.moments import NO_NORM, moments
-from qlstm_core.vectors import first, lanes, load, store
+from qlstm_core.vectors import at_most, first, lanes, load, store
 
 
 @compiled(None)
@@ -48,6 +48,15 @@ def _sum(
     return both + load(shift, step, s, j, inside)
 
 
+@compiled(None, forceinline=True)
+def _denominator(x: Any) -> Any:
+    """``1 + e^−x``, of which the logistic function is the reciprocal; x counts as −30 at least.
+
+    Divisions take longest here: products of denominators make do with few, and from −30 on stay finite.
+    """
+    return exp(at_most(-x, np.float32(30))) + np.float32(1)
+
+
 @compiled(None)
 def lstm(
     x: Any, first_x: int, p: Any, rows: int, factor_x: Any, factor_p: Any, shift: Any, step: int,
@@ -67,14 +76,25 @@ def lstm(
             s = 4 * q
             for j in range(0, units, lanes(p)):
                 inside = first(p, units - j)
-                i = sigmoid(_sum(x, first_x + r, p, r, s, j, inside, factor_x, factor_p, shift, step))
-                f = sigmoid(_sum(x, first_x + r, p, r, s + 1, j, inside, factor_x, factor_p, shift, step))
-                g = tanh(_sum(x, first_x + r, p, r, s + 2, j, inside, factor_x, factor_p, shift, step))
-                o = sigmoid(_sum(x, first_x + r, p, r, s + 3, j, inside, factor_x, factor_p, shift, step))
-                new = f * load(c, r, q, j, inside) + i * g
+                i = _denominator(_sum(x, first_x + r, p, r, s, j, inside, factor_x, factor_p, shift, step))
+                f = _denominator(
+                    _sum(x, first_x + r, p, r, s + 1, j, inside, factor_x, factor_p, shift, step)
+                )
+                g, under = tanh_ratio(
+                    _sum(x, first_x + r, p, r, s + 2, j, inside, factor_x, factor_p, shift, step)
+                )
+                o = _denominator(
+                    _sum(x, first_x + r, p, r, s + 3, j, inside, factor_x, factor_p, shift, step)
+                )
+                inner = i * under
+                new = (load(c, r, q, j, inside) * inner + f * g) / (f * inner)
                 store(c, r, q, j, inside, new)
-                # Where the cell state is normalised, gate o waits in h until all of it is known.
-                store(h, r, q, j, inside, o * tanh(new) if plain else o)
+                if plain:
+                    squashed, under = tanh_ratio(new)
+                    store(h, r, q, j, inside, squashed / (o * under))
+                else:
+                    # Until all of the cell state is known, gate o waits in h.
+                    store(h, r, q, j, inside, o)
             if plain:
                 continue
             mean, scale = moments(c, r, q, moments_c, eps_c)
@@ -82,7 +102,7 @@ def lstm(
                 inside = first(p, units - j)
                 z = (load(c, r, q, j, inside) - mean) * scale
                 squashed = tanh(z * load(factor_c, step, q, j, inside) + load(shift_c, step, q, j, inside))
-                store(h, r, q, j, inside, load(h, r, q, j, inside) * squashed)
+                store(h, r, q, j, inside, squashed / load(h, r, q, j, inside))
 
 
 @compiled(None)
@@ -101,8 +121,9 @@ def gru(
         for j in range(0, units, lanes(p)):
             inside = first(p, units - j)
             reset = sigmoid(_sum(x, first_x + r, p, r, 0, j, inside, factor_x, factor_p, shift, step))
-            update = sigmoid(_sum(x, first_x + r, p, r, 1, j, inside, factor_x, factor_p, shift, step))
+            update = _denominator(_sum(x, first_x + r, p, r, 1, j, inside, factor_x, factor_p, shift, step))
             own = _side(x, first_x + r, 2, j, inside, factor_x, step) + load(shift, step, 2, j, inside)
             past = _side(p, r, 2, j, inside, factor_p, step) + load(new_shift, step, 0, j, inside)
-            new = tanh(own + reset * past)
-            store(h, r, 0, j, inside, (one - update) * new + update * load(h, r, 0, j, inside))
+            new, under = tanh_ratio(own + reset * past)
+            mixed = (update - one) * new + load(h, r, 0, j, inside) * under
+            store(h, r, 0, j, inside, mixed / (update * under))
