@@ -1,11 +1,11 @@
-"""The core's own plugin: full precision, no normalisation and two kernels, registered like anyone else's."""
+"""The core's own plugin: full precision, no normalisation, three kernels, registered like anyone else's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from qlstm_core.interfaces import NoNormalizer, NoQuantizer
-from qlstm_core.packed.dispatch import Kernel, has_avx2
+from qlstm_core.packed.dispatch import Kernel, has_avx2, has_vbmi
 from qlstm_core.plugins import KernelSpec, NormalizerSpec, QuantizerSpec, Registry, hookimpl
 
 
@@ -29,7 +29,14 @@ def qlstm_normalizers() -> Iterable[NormalizerSpec]:
 
 @hookimpl
 def qlstm_kernels() -> Iterable[KernelSpec]:
-    """Provide ``avx2`` and ``portable``."""
+    """Provide ``avx512``, ``avx2`` and ``portable``."""
+    yield KernelSpec(
+        name="avx512",
+        summary="look-up tables in AVX-512 registers; needs an x86-64 CPU with AVX-512 VBMI",
+        factory="qlstm_core.packed.vbmi:kernel",
+        supported=has_vbmi,
+        priority=20,
+    )
     yield KernelSpec(
         name="avx2",
         summary="look-up tables in AVX2 registers; needs an x86-64 CPU with AVX2",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qlstm_core.packed import dispatch
-from qlstm_core.packed.dispatch import choose, has_avx2
+from qlstm_core.packed.dispatch import choose, has_avx2, has_vbmi
 from qlstm_core.plugins import KernelSpec, PluginError, PluginWarning, UnknownNameError, hookimpl, registry
 
 
@@ -56,20 +56,25 @@ def spec(name: str, priority: int = 0, supported=lambda: True, factory="qlstm_co
     return KernelSpec(name=name, summary="a test's", factory=factory, supported=supported, priority=priority)
 
 
+BEST = "avx512" if has_vbmi() else "avx2" if has_avx2() else "portable"
+
+
 def test_the_host_decides():
-    assert choose().name == ("avx2" if has_avx2() else "portable")
+    assert choose().name == BEST
 
 
 def test_the_environment_overrides(monkeypatch):
     monkeypatch.setenv("QLSTM_KERNEL", "portable")
     assert choose().name == "portable"
     monkeypatch.setenv("QLSTM_KERNEL", "")
-    assert choose().name == ("avx2" if has_avx2() else "portable")
+    assert choose().name == BEST
 
 
 def test_an_unknown_name_lists_those_installed(monkeypatch):
     monkeypatch.setenv("QLSTM_KERNEL", "avx3")
-    with pytest.raises(UnknownNameError, match=r"QLSTM_KERNEL=avx3.*did you mean 'avx2'.*avx2, portable"):
+    with pytest.raises(
+        UnknownNameError, match=r"QLSTM_KERNEL=avx3.*did you mean 'avx2'.*avx2, avx512, portable"
+    ):
         choose()
 
 
@@ -105,7 +110,7 @@ def test_a_broken_kernel_is_passed_over(provide):
     provide(spec("broken", priority=99, supported=explode))
     with pytest.warns(PluginWarning, match=r"'broken' is passed over: RuntimeError: no such silicon"):
         kernel = choose()
-    assert kernel.name in ("avx2", "portable")
+    assert kernel.name == BEST
 
 
 _PRODUCT = """
@@ -116,7 +121,7 @@ from qlstm_core.packed.format import pack
 from qlstm_core.packed.product import matmul
 from qlstm_core.plugins import PluginError
 planes = BitPlanes.from_binary((torch.arange(21).reshape(1, 3, 7) % 2).bool(), torch.ones(1, 1))
-y = matmul(np.arange(7, dtype=np.float32)[None], pack(planes), activation_bits=16)
+y = matmul(np.arange(7, dtype=np.float32)[None], pack(planes, choose().span), activation_bits=16)
 try:
     refused = choose("avx2").name
 except PluginError as error:
@@ -145,7 +150,7 @@ from qlstm_core.plugins import KernelSpec, registry
 names = registry.catalogue("qlstm_kernels", KernelSpec, "kernel").names()
 json.dump([names, "numba" in sys.modules], sys.stdout)
 """
-    assert run(script, QLSTM_DISABLE_PLUGINS="") == [["avx2", "portable"], False]
+    assert run(script, QLSTM_DISABLE_PLUGINS="") == [["avx2", "avx512", "portable"], False]
 
 
 def test_nothing_is_compiled_at_import():
@@ -154,12 +159,25 @@ import json, sys
 import numba.core.compiler
 compiled = []
 numba.core.compiler.compile_extra = lambda *a, **k: compiled.append(a) or 1 / 0
-from qlstm_core.packed import lut, popcount, portable, product
-for module in (lut, portable):
+from qlstm_core.packed import lut, popcount, portable, product, vbmi
+for module in (lut, portable, vbmi):
     module._product(12, 0), module._fill_tables(8)
 json.dump(len(compiled), sys.stdout)
 """
     assert run(script) == 0
+
+
+def test_a_kernel_of_an_unknown_span_is_refused():
+    portable = choose("portable")
+    with pytest.raises(ValueError, match=r"kernel 'mine': span must be one of \(4, 6\), got 5"):
+        dispatch.Kernel("mine", portable.fill_tables, portable.product, "1", span=5)
+
+
+@pytest.mark.skipif(not has_vbmi(), reason="needs a CPU with AVX-512 VBMI")
+def test_without_vbmi_the_next_kernel_runs():
+    features = "+avx2,+fma,+avx,+sse4.2,+popcnt"
+    name, avx2, _, refused = run(_PRODUCT, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES=features)
+    assert (name, avx2, refused) == ("avx2", True, "avx2")
 
 
 @pytest.mark.parametrize(("field", "value"), [("supported", True), ("priority", "high")])

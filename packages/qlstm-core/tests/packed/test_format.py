@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlstm_core import BitPlanes
-from qlstm_core.packed.format import MAX_COLUMNS, PackedMatrix, aligned, groups_of, pack, unpack
+from qlstm_core.packed.format import MAX_COLUMNS, SPANS, PackedMatrix, aligned, groups_of, pack, unpack
 
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 70), st.integers(1, 70))
 
@@ -24,22 +24,22 @@ def random_planes(shape: tuple[int, int, int, int], seed: int, per_row: bool = F
     return BitPlanes(torch.rand(shape, generator=generator) < 0.5, scales, offset)
 
 
-@given(shapes, st.integers(0, 9), st.booleans())
+@given(shapes, st.integers(0, 9), st.booleans(), st.sampled_from(SPANS))
 @settings(deadline=None)
-def test_unpack_returns_what_was_packed(shape, seed, per_row):
+def test_unpack_returns_what_was_packed(shape, seed, per_row, span):
     planes = random_planes(shape, seed, per_row)
-    found = unpack(pack(planes))
+    found = unpack(pack(planes, span))
     assert torch.equal(found.signs, planes.signs)
     assert torch.equal(found.scales, planes.scales)
     assert torch.equal(found.dense(), planes.dense())
 
 
-@given(shapes, st.integers(0, 9), st.data())
+@given(shapes, st.integers(0, 9), st.sampled_from(SPANS), st.data())
 @settings(deadline=None)
-def test_each_sign_stands_where_the_module_says(shape, seed, data):
+def test_each_sign_stands_where_the_module_says(shape, seed, span, data):
     k, gates, rows, cols = shape
     planes = random_planes(shape, seed)
-    blocks = pack(planes).blocks
+    blocks = pack(planes, span).blocks
     plane, gate = data.draw(st.integers(0, k - 1)), data.draw(st.integers(0, gates - 1))
     row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, cols - 1))
 
@@ -48,21 +48,26 @@ def test_each_sign_stands_where_the_module_says(shape, seed, data):
     line, tile = (run % 4) * 16 + stacked % 16, run // 4
     groups = blocks.shape[1]
     bit, group = divmod(column, groups)
-    byte, high = {0: (0, 0), 1: (1, 0), 2: (0, 4), 3: (1, 4)}[line // 16]
-    found = blocks[tile, group, 2 * (line % 16) + byte] >> (high + bit) & 1
+    if span == 4:
+        byte, high = {0: (0, 0), 1: (1, 0), 2: (0, 4), 3: (1, 4)}[line // 16]
+        found = blocks[tile, group, 2 * (line % 16) + byte] >> (high + bit) & 1
+    else:
+        four = blocks[tile].reshape(-1, 3, 64)[group // 4]
+        byte = {0: 0, 1: 1, 2: 32, 3: 33}[line // 16] + 2 * (line % 16)
+        part, shift = (group % 4, bit) if group % 4 < 3 else (bit // 2, 6 + bit % 2)
+        found = four[part, byte] >> shift & 1
     assert bool(found) == bool(planes.signs[plane, gate, row, column])
 
 
-@given(st.integers(1, 300), st.integers(1, 300))
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(SPANS))
 @settings(deadline=None)
-def test_padding_is_below_one_tile_and_sixteen_columns(rows, cols):
-    tiles, groups, size = pack(
-        BitPlanes.from_binary(torch.ones(1, rows, cols).bool(), torch.ones(1, 1))
-    ).blocks.shape
+def test_padding_is_below_one_tile_and_four_groups(rows, cols, span):
+    matrix = pack(BitPlanes.from_binary(torch.ones(1, rows, cols).bool(), torch.ones(1, 1)), span)
+    tiles, groups, size = matrix.blocks.shape
     assert rows <= 64 * tiles < rows + 64
-    assert cols <= 4 * groups < cols + 16
-    assert groups == groups_of(cols)
-    assert size == 32
+    assert cols <= span * groups < cols + 4 * span
+    assert groups == matrix.groups == groups_of(cols, span)
+    assert (size, matrix.span) == (8 * span, span)
 
 
 def test_blocks_start_on_a_cache_line():
@@ -103,11 +108,13 @@ def test_row_offsets_follow_the_stacked_rows():
     assert np.array_equal(pack(random_planes((1, 3, 2, 5), 2)).row_offsets(), np.zeros(6))
 
 
-def test_what_does_not_fit_is_refused():
-    good = pack(random_planes((2, 4, 10, 20), 1, per_row=True))
+@pytest.mark.parametrize("span", SPANS)
+def test_what_does_not_fit_is_refused(span):
+    good = pack(random_planes((2, 4, 10, 20), 1, per_row=True), span)
     for field, value, message in [
         ("blocks", good.blocks[:-1], "blocks"),
         ("blocks", good.blocks[:, ::2], "blocks"),
+        ("blocks", good.blocks[:, :, :24], "blocks"),
         ("blocks", good.blocks.astype(np.int8), "blocks"),
         ("shape", (4, 10, 40), "blocks"),
         ("shape", (4, 11, 20), "scales"),

@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from qlstm_core import BitPlanes
 from qlstm_core.packed.activations import ENTRY_LIMIT, encode
-from qlstm_core.packed.dispatch import Kernel, choose, has_avx2
-from qlstm_core.packed.format import PackedMatrix, aligned, pack
+from qlstm_core.packed.dispatch import Kernel, choose, has_avx2, has_vbmi
+from qlstm_core.packed.format import SPANS, PackedMatrix, aligned, groups_of, pack
 from qlstm_core.packed.product import matmul, one_hot, tables_shape
 
 NAMES = [
+    pytest.param("avx512", marks=pytest.mark.skipif(not has_vbmi(), reason="needs a CPU with AVX-512 VBMI")),
     pytest.param("avx2", marks=pytest.mark.skipif(not has_avx2(), reason="needs a CPU with AVX2")),
     "portable",
 ]
+HERE = [*(["avx512"] if has_vbmi() else []), *(["avx2"] if has_avx2() else []), "portable"]
 BITS = sorted(ENTRY_LIMIT)
 SCALES = {0: [(1,), (1, 3), (2, 1, 1)], 1: [(1, 1), (3, 3, 5, 5)], 2: [(1, 2), (1, 2, 4, 8)]}
 
@@ -39,11 +41,11 @@ def integers(kernel: Kernel, matrix: PackedMatrix, q, activation_bits: int):
     """The kernel's sums, (columns, sums per row, rows), for integer activations (columns, cols)."""
     gates, rows, cols = matrix.shape
     columns = len(q)
-    padded = np.zeros((columns, 4 * matrix.groups), np.int32)
+    padded = np.zeros((columns, matrix.span * matrix.groups), np.int32)
     padded[:, :cols] = q
-    codes = aligned((columns, 5, matrix.groups), np.int16)
+    codes = aligned((columns, matrix.span + 1, matrix.groups), np.int16)
     norms = np.array([encode(padded[c], codes[c])[0] for c in range(columns)], np.int32)
-    tables = aligned(tables_shape(columns, matrix.groups, activation_bits), np.uint8)
+    tables = aligned(tables_shape(columns, matrix.groups, activation_bits, matrix.span), np.uint8)
     sums = aligned((columns, matrix.length), np.int32)
     sums[:] = -7
     kernel.fill_tables(activation_bits)(codes, tables)
@@ -73,18 +75,19 @@ def test_integers_are_exact(data):
     columns = data.draw(st.integers(1, 9))
     generator = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     signs = generator.random(shape) < 0.5
-    quarter = ENTRY_LIMIT[activation_bits] // 4
+    share = ENTRY_LIMIT[activation_bits] // max(SPANS)
     size = (columns, shape[-1])
     q = {
-        "random": lambda: generator.integers(-quarter, quarter + 1, size),
-        "extreme": lambda: generator.choice([-quarter, quarter], size),
-        "sparse": lambda: generator.choice([-quarter, 0, 0, 0, 1], size),
+        "random": lambda: generator.integers(-share, share + 1, size),
+        "extreme": lambda: generator.choice([-share, share], size),
+        "sparse": lambda: generator.choice([-share, 0, 0, 0, 1], size),
     }[data.draw(st.sampled_from(["random", "extreme", "sparse"]))]()
 
-    matrix = pack(planes_of(signs, scales))
-    want = expected(signs, q, matrix.pairing)
-    for name in ["avx2", "portable"] if has_avx2() else ["portable"]:
-        assert np.array_equal(integers(choose(name), matrix, q, activation_bits), want), name
+    for name in HERE:
+        kernel = choose(name)
+        matrix = pack(planes_of(signs, scales), kernel.span)
+        want = expected(signs, q, matrix.pairing)
+        assert np.array_equal(integers(kernel, matrix, q, activation_bits), want), name
 
 
 @pytest.mark.parametrize("activation_bits", BITS)
@@ -93,17 +96,17 @@ def test_nothing_overflows_in_the_worst_case(kernel, activation_bits, pairing):
     scales = SCALES[pairing][0]
     limit = ENTRY_LIMIT[activation_bits]
     cols = 4099
-    groups = 1028  # of which group g holds columns g, 1028 + g, 2056 + g and 3084 + g
+    groups = groups_of(cols, kernel.span)  # of which group g holds columns g, groups + g, 2·groups + g, …
     q = np.zeros((3, cols), np.int64)
     q[0, :groups] = limit  # one column has all of the entry
     q[1, groups : 2 * groups] = -limit
-    q[2] = np.where(np.arange(cols) % 2, 1, -1) * (limit // 4)
+    q[2] = np.where(np.arange(cols) % 2, 1, -1) * (limit // kernel.span)
     signs = np.zeros((len(scales), 1, 5, cols), bool)
     signs[:, :, 1] = True
     signs[:, :, 2] = q[2] > 0
     signs[:, :, 3] = q[2] <= 0
     signs[1:, :, 4] = True
-    matrix = pack(planes_of(signs, scales))
+    matrix = pack(planes_of(signs, scales), kernel.span)
     assert matrix.groups == groups
     found = integers(kernel, matrix, q, activation_bits)
     assert np.array_equal(found, expected(signs, q, matrix.pairing))
@@ -117,9 +120,9 @@ def test_nothing_overflows_in_the_worst_case(kernel, activation_bits, pairing):
 def test_awkward_shapes(kernel, activation_bits, shape):
     generator = np.random.default_rng(0)
     signs = generator.random((1, *shape[1:])) < 0.5
-    limit = ENTRY_LIMIT[activation_bits] // 4
+    limit = ENTRY_LIMIT[activation_bits] // kernel.span
     q = generator.integers(-limit, limit + 1, (2, shape[-1]))
-    found = integers(kernel, pack(planes_of(signs, (1,))), q, activation_bits)
+    found = integers(kernel, pack(planes_of(signs, (1,)), kernel.span), q, activation_bits)
     assert np.array_equal(found, expected(signs, q, 0))
 
 
@@ -149,13 +152,13 @@ def test_products_are_within_the_rounding_of_activations(kernel, activation_bits
     planes = quantized_weights()[name]
     weight = planes.dense().double().numpy()
     x = np.random.default_rng(1).standard_normal((3, 257)).astype(np.float32)
-    found = matmul(x, pack(planes), activation_bits=activation_bits, kernel=kernel)
+    found = matmul(x, pack(planes, kernel.span), activation_bits=activation_bits, kernel=kernel)
     exact = np.einsum("grc,nc->ngr", weight, x.astype(np.float64))
 
-    groups = 68
-    padded = np.zeros((3, 4 * groups))
+    span, groups = kernel.span, groups_of(257, kernel.span)
+    padded = np.zeros((3, span * groups))
     padded[:, :257] = np.abs(x)
-    scale = padded.reshape(3, 4, groups).sum(1).max(1) / (ENTRY_LIMIT[activation_bits] - 2)
+    scale = padded.reshape(3, span, groups).sum(1).max(1) / (ENTRY_LIMIT[activation_bits] - span // 2)
     worst = scale[:, None, None] / 2 * np.abs(weight).sum(-1)  # every activation off by half a step
     assert (
         np.abs(found - exact) <= worst * (1 + 1e-4) + 1e-6 * np.abs(weight).sum(-1) * np.abs(x).max()
@@ -178,11 +181,12 @@ def test_kernels_agree_to_the_last_bit(activation_bits):
 
 @pytest.mark.parametrize("cols", [1, 4, 50, 512])
 @pytest.mark.parametrize("scales", [(1,), (1, 1), (1, 2), (1, 3, 4)])
-def test_one_hot_columns_are_read_directly(scales, cols):
+@pytest.mark.parametrize("span", SPANS)
+def test_one_hot_columns_are_read_directly(scales, cols, span):
     signs = np.random.default_rng(3).random((len(scales), 2, 19, cols)) < 0.5
-    matrix = pack(planes_of(signs, scales))
+    matrix = pack(planes_of(signs, scales), span)
     sums = np.full((1, matrix.length), -7, np.int32)
-    for column in {0, cols // 2, cols - 1}:
+    for column in {*range(min(cols, 50)), cols // 2, cols - 1}:
         one_hot(matrix.blocks, column, matrix.pairing, sums[0])
         per_run = 16 * matrix.sums
         runs = sums[:, : matrix.length // per_run * per_run].reshape(-1, matrix.sums, 16)
@@ -191,7 +195,7 @@ def test_one_hot_columns_are_read_directly(scales, cols):
 
 
 def test_not_finite_activations_spoil_their_own_column_only(kernel):
-    matrix = pack(quantized_weights()["binary"])
+    matrix = pack(quantized_weights()["binary"], kernel.span)
     x = np.ones((3, 257), np.float32)
     x[1, 200] = np.nan
     found = matmul(x, matrix, kernel=kernel)
@@ -202,12 +206,12 @@ def test_not_finite_activations_spoil_their_own_column_only(kernel):
 
 
 def test_zero_activations_give_zero(kernel):
-    matrix = pack(quantized_weights()["ternary"])
+    matrix = pack(quantized_weights()["ternary"], kernel.span)
     assert not matmul(np.zeros((2, 257), np.float32), matrix, kernel=kernel).any()
 
 
 def test_threads_do_not_disturb_each_other(kernel):
-    matrix = pack(quantized_weights()["ternary"])
+    matrix = pack(quantized_weights()["ternary"], kernel.span)
     inputs = np.random.default_rng(4).standard_normal((4, 5, 257)).astype(np.float32)
     wanted = [matmul(x, matrix, kernel=kernel) for x in inputs]
     wrong: list[int] = []
@@ -226,8 +230,12 @@ def test_threads_do_not_disturb_each_other(kernel):
 
 
 def test_arguments_that_do_not_fit_are_named():
-    matrix = pack(quantized_weights()["binary"])
+    kernel = choose("portable")
+    matrix = pack(quantized_weights()["binary"], kernel.span)
+    x = np.zeros((2, 257), np.float32)
     with pytest.raises(ValueError, match="x must have shape"):
-        matmul(np.zeros((2, 256), np.float32), matrix)
+        matmul(np.zeros((2, 256), np.float32), matrix, kernel=kernel)
     with pytest.raises(ValueError, match="activation_bits"):
-        matmul(np.zeros((2, 257), np.float32), matrix, activation_bits=10)
+        matmul(x, matrix, activation_bits=10, kernel=kernel)
+    with pytest.raises(ValueError, match="kernel 'portable' needs a span of 4, the matrix has 6"):
+        matmul(x, pack(quantized_weights()["binary"], 6), kernel=kernel)

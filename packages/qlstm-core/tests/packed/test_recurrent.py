@@ -364,5 +364,5 @@ def test_any_cpu_runs_and_importing_costs_no_numba(environment):
     assert lean
     assert kernel == "portable"
     torch.manual_seed(0)
-    wanted, _ = pack(LSTM(5, 6, quantizer=Sign()), activation_bits=16)(torch.linspace(-1, 1, 20).view(4, 5))
-    assert torch.allclose(torch.tensor(found), wanted, atol=1e-6)
+    wanted, _ = LSTM(5, 6, quantizer=Sign()).eval()(torch.linspace(-1, 1, 20).view(4, 5))
+    assert torch.allclose(torch.tensor(found), wanted, atol=3e-5)

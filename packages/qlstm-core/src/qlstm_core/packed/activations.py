@@ -1,12 +1,12 @@
 """Activations as integers: what the look-up tables are made of.
 
-A vector ``x`` becomes ``scale · q``. Columns are taken in groups of four, group g being columns g, G+g, 2G+g
-and 3G+g of G groups, so that all of this runs on whole vectors. A table entry is the sum of those ``|q_i|``
-of its group whose sign agrees with the weight's,
+A vector ``x`` becomes ``scale · q``. Columns are taken in groups of as many as an index into a table has
+bits, the *span*: of G groups, group g is columns g, G+g, 2G+g, …, so that all of this runs on whole vectors.
+A table entry is the sum of those ``|q_i|`` of its group whose sign agrees with the weight's,
 
     entry = Σ_i |q_i| · [B_i q_i > 0],   Σ_i B_i q_i = 2 · entry − Σ_i |q_i|,
 
-half the range that ``Σ B_i q_i`` spans, whose values have one parity. An entry holds the sum of four
+half the range that ``Σ B_i q_i`` spans, whose values have one parity. An entry holds the sum of a group's
 magnitudes, so the scale is set by the largest such sum and not by the largest magnitude.
 """
 
@@ -33,38 +33,32 @@ def _round(value: Any) -> Any:
     return np.int32(np.float32(value + _ROUNDER).view(np.int32) - _ROUNDER_BITS)
 
 
-@compiled(None)
-def _put(codes: Any, g: int, a: int, b: int, c: int, d: int) -> tuple[Any, Any]:
-    negative = max(-a, 0) + max(-b, 0) + max(-c, 0) + max(-d, 0)
-    codes[0, g] = a
-    codes[1, g] = b
-    codes[2, g] = c
-    codes[3, g] = d
-    codes[4, g] = negative
-    total = a + b + c + d
-    return np.int32(total + 2 * negative), np.int32(total)
-
-
 @compiled()
 def encode(q: Any, codes: Any) -> tuple[Any, Any]:
     """Write integers as the codes that tables are filled from.
 
     Args:
-        q: ``(4·groups,)`` int32, zeros behind the last column; the magnitudes of each group sum to at most
-            ``ENTRY_LIMIT``.
-        codes: ``(5, groups)`` int16, written: the four integers of each group, and the magnitudes of its
+        q: ``(span·groups,)`` int32, zeros behind the last column; the magnitudes of each group sum to at
+            most ``ENTRY_LIMIT``.
+        codes: ``(span + 1, groups)`` int16, written: the integers of each group, and the magnitudes of its
             negative ones added up, all modulo 2^16.
 
     Returns:
         ``Σ|q|`` and ``Σq``, int32.
     """
+    last = codes.shape[0] - 1
     groups = codes.shape[1]
     norm = np.int32(0)
     total = np.int32(0)
     for g in range(groups):
-        put_norm, put_total = _put(codes, g, q[g], q[groups + g], q[2 * groups + g], q[3 * groups + g])
-        norm = np.int32(norm + put_norm)
-        total = np.int32(total + put_total)
+        negative = np.int32(0)
+        for i in range(last):
+            one = q[i * groups + g]
+            codes[i, g] = one
+            negative += max(-one, 0)
+            total += one
+            norm += abs(one)
+        codes[last, g] = negative
     return norm, total
 
 
@@ -72,35 +66,60 @@ def encode(q: Any, codes: Any) -> tuple[Any, Any]:
 def quantize(x: Any, limit: int, codes: Any) -> tuple[Any, Any, Any]:
     """Round activations to integers and write their codes: ``x ≈ scale · q``.
 
-    ``scale = max_g Σ_{i in group g} |x_i| / (limit − 2)``: four roundings add at most 2.
+    ``scale = max_g Σ_{i in group g} |x_i| / (limit − span/2)``: each rounding adds at most 1/2.
 
     Args:
-        x: ``(4·groups,)`` float32, zeros behind the last column. Below a largest sum of 1e-30 all count as 0.
+        x: ``(span·groups,)`` float32, zeros behind the last column. Below a largest sum of 1e-30 all count
+            as 0.
         limit: ``ENTRY_LIMIT`` of the ``activation_bits``.
-        codes: as for :func:`encode`.
+        codes: as for :func:`encode`, of a span of 4 or 6.
 
     Returns:
         The scale (float32; NaN where an activation is not finite, so that the product becomes NaN), ``Σ|q|``
         and ``Σq`` (int32).
     """
-    groups = codes.shape[1]
-    a, b, c, d = x[:groups], x[groups : 2 * groups], x[2 * groups : 3 * groups], x[3 * groups :]
-    # As integers, the bits of magnitudes are in the order of the magnitudes, with infinity and NaN last.
-    peak_bits = np.int32(0)
-    for g in range(groups):
-        magnitude = np.float32(abs(abs(a[g]) + abs(b[g]) + abs(c[g]) + abs(d[g])))
-        peak_bits = max(peak_bits, magnitude.view(np.int32))
-    peak = np.int32(peak_bits).view(np.float32)
-    if not _SMALLEST_PEAK <= peak < np.inf:
-        codes[:] = 0
-        return np.float32(0.0 if peak < _SMALLEST_PEAK else np.nan), np.int32(0), np.int32(0)
-    inverse = np.float32(limit - 2) / peak
-    norm = np.int32(0)
-    total = np.int32(0)
-    for g in range(groups):
-        qa, qb = _round(a[g] * inverse), _round(b[g] * inverse)
-        qc, qd = _round(c[g] * inverse), _round(d[g] * inverse)
-        put_norm, put_total = _put(codes, g, qa, qb, qc, qd)
-        norm = np.int32(norm + put_norm)
-        total = np.int32(total + put_total)
-    return peak / np.float32(limit - 2), norm, total
+    if codes.shape[0] == 5:
+        scale, norm, total = _quantize_fours(x, limit, codes)
+    else:
+        scale, norm, total = _quantize_sixes(x, limit, codes)
+    return scale, norm, total
+
+
+def _quantizer(span: int) -> Any:
+    """Return :func:`quantize` for one span: known when it is compiled, it makes loops over a group vanish."""
+
+    @compiled(None)
+    def quantize_groups(x: Any, limit: int, codes: Any) -> tuple[Any, Any, Any]:
+        groups = codes.shape[1]
+        # As integers, the bits of magnitudes are in the order of the magnitudes, with infinity and NaN last.
+        peak_bits = np.int32(0)
+        for g in range(groups):
+            magnitude = np.float32(0)
+            for i in range(span):
+                magnitude += abs(x[i * groups + g])
+            peak_bits = max(peak_bits, np.float32(abs(magnitude)).view(np.int32))
+        peak = np.int32(peak_bits).view(np.float32)
+        if not _SMALLEST_PEAK <= peak < np.inf:
+            codes[:] = 0
+            return np.float32(0.0 if peak < _SMALLEST_PEAK else np.nan), np.int32(0), np.int32(0)
+        largest = np.float32(limit - span // 2)
+        inverse = largest / peak
+        norm = np.int32(0)
+        total = np.int32(0)
+        for g in range(groups):
+            negative = np.int32(0)
+            own = np.int32(0)
+            for i in range(span):
+                q = _round(x[i * groups + g] * inverse)
+                codes[i, g] = q
+                negative = np.int32(negative + max(-q, np.int32(0)))
+                own = np.int32(own + q)
+            codes[span, g] = negative
+            norm = np.int32(norm + own + 2 * negative)
+            total = np.int32(total + own)
+        return peak / largest, norm, total
+
+    return quantize_groups
+
+
+_quantize_fours, _quantize_sixes = _quantizer(4), _quantizer(6)

@@ -21,10 +21,10 @@ from qlstm_core.packed.activations import ENTRY_LIMIT
 from qlstm_core.packed.dispatch import Kernel
 
 KERNEL = np.dtype(
-    [(name, np.int64) for name in ("fill", "product_0", "product_1", "product_2", "limit", "planes")]
+    [(name, np.int64) for name in ("fill", "product_0", "product_1", "product_2", "limit", "planes", "span")]
 )
-"""Addresses of a kernel's functions, those of the pairings that are needed, and its tables' largest entry and
-number per group."""
+"""Addresses of a kernel's functions, those of the pairings that are needed; its tables' largest entry and
+number per group; and the columns of a group."""
 
 _CODES = types.Array(types.int16, 3, "C")
 _BYTES = types.Array(types.uint8, 3, "C")
@@ -53,6 +53,7 @@ def bind(
         record[f"product_{pairing}"] = _address(product, _PRODUCT)
     record["limit"] = ENTRY_LIMIT[activation_bits]
     record["planes"] = 1 if activation_bits == 8 else 2
+    record["span"] = kernel.span
     return record, (fill, *products.values())
 
 

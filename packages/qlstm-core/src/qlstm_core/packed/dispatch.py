@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qlstm_core.packed.format import SPANS
 from qlstm_core.plugins import Catalogue, KernelSpec, PluginError, PluginWarning, registry
 from qlstm_core.plugins.errors import describe
 
@@ -26,23 +27,29 @@ class Kernel:
         name: as in its :class:`~qlstm_core.plugins.KernelSpec`.
         fill_tables: ``activation_bits ↦ fill(codes, tables)``.
 
-            - ``codes``: ``(columns, 5, groups)`` int16, from :func:`qlstm_core.packed.activations.encode`;
+            - ``codes``: ``(columns, span + 1, groups)`` int16, from
+              :func:`qlstm_core.packed.activations.encode`;
             - ``tables``: uint8, written, of shape :func:`qlstm_core.packed.product.tables_shape`; what they
-            hold
-              is the kernel's own matter.
+              hold is the kernel's own matter.
         product: ``(activation_bits, pairing) ↦ product(blocks, tables, norms, sums)``.
 
-            - ``blocks``: ``(tiles, groups, 32)`` uint8, see :mod:`qlstm_core.packed.format`;
+            - ``blocks``: ``(tiles, groups, 8·span)`` uint8, see :mod:`qlstm_core.packed.format`;
             - ``norms``: ``(columns,)`` int32, ``Σ|q|`` of each column;
             - ``sums``: ``(columns, length)`` int32, written: ``Σ B q`` of each line, or, with ``pairing``,
               ``Σ (B_0 + pairing · B_1) q`` of each row and pair of planes.
         digest: changes whenever the compiled code would: it keeps code on disk apart.
+        span: columns of a group, 4 or 6: the bits of an index into its tables.
     """
 
     name: str
     fill_tables: Callable[[int], Any]
     product: Callable[[int, int], Any]
     digest: str
+    span: int = 4
+
+    def __post_init__(self) -> None:
+        if self.span not in SPANS:
+            raise ValueError(f"kernel {self.name!r}: span must be one of {SPANS}, got {self.span!r}")
 
 
 def has_avx2() -> bool:
@@ -52,6 +59,15 @@ def has_avx2() -> bool:
     ``NUMBA_ENABLE_AVX=0`` and with ``NUMBA_DISABLE_JIT=1``. Compiling an AVX2 kernel where this is False
     would abort the process.
     """
+    return _compiles_for("avx2")
+
+
+def has_vbmi() -> bool:
+    """Whether this host has AVX-512 with VBMI and Numba is set to compile for it; see :func:`has_avx2`."""
+    return _compiles_for("avx512f", "avx512bw", "avx512vl", "avx512vbmi")
+
+
+def _compiles_for(*features: str) -> bool:
     import numba
     from llvmlite import binding
     from numba.core.codegen import get_host_cpu_features
@@ -64,7 +80,8 @@ def has_avx2() -> bool:
     except RuntimeError:  # LLVM cannot tell on this platform
         return False
     target = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
-    return bool(host.get("avx2", False)) and "+avx2" in target.split(",")
+    chosen = target.split(",")
+    return all(host.get(feature, False) and f"+{feature}" in chosen for feature in features)
 
 
 def choose(name: str | None = None) -> Kernel:

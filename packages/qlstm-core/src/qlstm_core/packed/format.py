@@ -2,15 +2,21 @@
 
 The rows of all gates stand below each other, in runs of 16: rows 0 to 15 of plane 0, the same rows of plane
 1, and so on for all planes; then rows 16 to 31. Four runs, 64 *lines*, are a tile. Columns are taken in
-groups of four, group g being columns g, G+g, 2G+g, 3G+g of G groups (see
-:mod:`qlstm_core.packed.activations`). A block is one tile and one group, 32 bytes:
+groups whose *span* is four or six, as many as an index into a kernel's tables has bits: of G groups, group g
+is columns g, G+g, 2G+g, … (see :mod:`qlstm_core.packed.activations`). Bit i of an index is the sign of column
+``i·G + g``, 1 for +1. A block is one tile and one group.
+
+With a span of four it has 32 bytes:
 
     bits 0–3 of byte 2j    line j          bits 4–7 of byte 2j    line 32 + j
     bits 0–3 of byte 2j+1  line 16 + j     bits 4–7 of byte 2j+1  line 48 + j
 
-where bit i of a nibble is the sign of column ``i·G + g``, 1 for +1. Even and odd bytes part when sums of
-bytes are widened to 16 bits, so lines leave the kernel in order; and two planes of a row are neighbouring
-bytes, so one instruction can add them.
+With a span of six, four blocks share 192 bytes, three for each line: bits 0–5 of bytes b, 64 + b and 128 + b
+are those of groups 4k, 4k+1 and 4k+2; bits 6–7 of the three bytes are bits 0–1, 2–3 and 4–5 of group 4k+3.
+Line j stands in byte b = 2j, line 16 + j in 2j+1, line 32 + j in 32 + 2j, line 48 + j in 33 + 2j.
+
+Even and odd bytes part when sums of bytes are widened to 16 bits, so lines leave the kernel in order; and two
+planes of a row are neighbouring bytes, so one instruction can add them.
 """
 
 from __future__ import annotations
@@ -34,6 +40,9 @@ RUN = 16
 MAX_COLUMNS = 2**17
 """Beyond this, a sum of 16-bit table entries could pass 2^31."""
 
+SPANS = (4, 6)
+"""Columns of a group that a layout is described for."""
+
 _ALIGNMENT = 64
 _GROUPS_STEP = 4  # 6-bit table entries are added in fours before they are widened
 
@@ -48,9 +57,9 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return array
 
 
-def groups_of(columns: int) -> int:
-    """Return the number of groups of four columns that ``columns`` columns take, with padding."""
-    return -(-columns // (4 * _GROUPS_STEP)) * _GROUPS_STEP
+def groups_of(columns: int, span: int = 4) -> int:
+    """Return the number of groups of ``span`` columns that ``columns`` columns take, with padding."""
+    return -(-columns // (span * _GROUPS_STEP)) * _GROUPS_STEP
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class PackedMatrix:
     """A quantized weight in the kernels' layout: ``W = offset + Σ_k scales[k] · B_k``.
 
     Args:
-        blocks: ``(tiles, groups, 32)`` uint8, C-contiguous.
+        blocks: ``(tiles, groups, 8·span)`` uint8, C-contiguous.
         shape: ``(gates, rows, cols)``.
         scales: ``(planes, gates, 1 or rows)`` float32.
         offset: ``(gates, 1 or rows)`` float32, or ``None`` for zero.
@@ -88,14 +97,14 @@ class PackedMatrix:
                 f"offset must be float32 of shape ({gates}, 1 or {rows}), "
                 f"got {self.offset.dtype} {self.offset.shape}"
             )
-        expected = blocks_shape(self.shape, planes)
+        expected = [blocks_shape(self.shape, planes, span) for span in SPANS]
         if (
-            self.blocks.shape != expected
+            self.blocks.shape not in expected
             or self.blocks.dtype != np.uint8
             or not self.blocks.flags.c_contiguous
         ):
             raise ValueError(
-                f"blocks must be C-contiguous uint8 of shape {expected}, "
+                f"blocks must be C-contiguous uint8 of shape {' or '.join(map(str, expected))}, "
                 f"got {self.blocks.dtype} {self.blocks.shape}"
             )
 
@@ -106,8 +115,13 @@ class PackedMatrix:
 
     @property
     def groups(self) -> int:
-        """Groups of four columns, with padding; activations have ``4·groups`` elements."""
+        """Groups of columns, with padding; activations have ``span·groups`` elements."""
         return int(self.blocks.shape[1])
+
+    @property
+    def span(self) -> int:
+        """Columns of a group."""
+        return int(self.blocks.shape[2]) // 8
 
     @property
     def pairing(self) -> int:
@@ -151,34 +165,37 @@ class PackedMatrix:
         return np.ascontiguousarray(np.broadcast_to(self.offset, (gates, rows)).reshape(-1))
 
 
-def blocks_shape(shape: tuple[int, int, int], planes: int) -> tuple[int, int, int]:
+def blocks_shape(shape: tuple[int, int, int], planes: int, span: int) -> tuple[int, int, int]:
     """Return the shape of the blocks of a ``(gates, rows, cols)`` weight with ``planes`` planes."""
     gates, rows, cols = shape
     runs = -(-gates * rows // RUN) * planes
-    return -(-runs * RUN // LINES), groups_of(cols), LINES // 2
+    return -(-runs * RUN // LINES), groups_of(cols, span), LINES * span // 8
 
 
-def pack(planes: BitPlanes) -> PackedMatrix:
+def pack(planes: BitPlanes, span: int = 4) -> PackedMatrix:
     """Bring bit planes into the kernels' layout; :func:`unpack` is the inverse.
+
+    Args:
+        planes: the weight.
+        span: columns of a group, 4 or 6.
 
     Raises:
         ValueError: no rows or columns, or more columns than ``MAX_COLUMNS``.
     """
     signs = planes.signs.cpu().numpy()
     k, gates, rows, cols = signs.shape
-    tiles, groups, _ = blocks_shape((gates, rows, cols), k)
+    tiles, groups, size = blocks_shape((gates, rows, cols), k, span)
     lines = -(-gates * rows // RUN)
-    bits = np.zeros((k, lines * RUN, 4 * groups), np.uint8)
+    bits = np.zeros((k, lines * RUN, span * groups), np.uint8)
     bits[:, : gates * rows, :cols] = signs.reshape(k, gates * rows, cols)
-    quarters = bits.reshape(k, lines, RUN, 4, groups)
-    weights = np.array([1, 2, 4, 8], np.uint8).reshape(4, 1)
-    nibbles = (quarters * weights).sum(3, dtype=np.uint8)  # (planes, runs of rows, 16, groups)
+    weights = (1 << np.arange(span)).astype(np.uint8).reshape(span, 1)
+    each = (bits.reshape(k, lines, RUN, span, groups) * weights).sum(3, dtype=np.uint8)
     runs = np.zeros((4 * tiles, RUN, groups), np.uint8)
-    runs[: lines * k] = nibbles.swapaxes(0, 1).reshape(lines * k, RUN, groups)
+    runs[: lines * k] = each.swapaxes(0, 1).reshape(lines * k, RUN, groups)
     # (tile, half, even or odd byte, j, group) -> (tile, group, half, j, even or odd byte)
-    halves = runs.reshape(tiles, 2, 2, RUN, groups).transpose(0, 4, 1, 3, 2)
-    blocks = aligned((tiles, groups, LINES // 2), np.uint8)
-    blocks[:] = (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(blocks.shape)
+    indexes = runs.reshape(tiles, 2, 2, RUN, groups).transpose(0, 4, 1, 3, 2)
+    blocks = aligned((tiles, groups, size), np.uint8)
+    blocks[:] = (_join_nibbles if span == 4 else _join_sixes)(indexes).reshape(blocks.shape)
     offset = None if planes.offset is None else planes.offset.detach().cpu().float().numpy()
     return PackedMatrix(blocks, (gates, rows, cols), planes.scales.detach().cpu().float().numpy(), offset)
 
@@ -187,18 +204,46 @@ def unpack(matrix: PackedMatrix) -> BitPlanes:
     """Return the bit planes of a packed matrix, with float32 scales."""
     gates, rows, cols = matrix.shape
     tiles, groups, _ = matrix.blocks.shape
-    k = matrix.planes
+    k, span = matrix.planes, matrix.span
     lines = -(-gates * rows // RUN)
-    pairs = matrix.blocks.reshape(tiles, groups, RUN, 2)
-    halves = np.stack([pairs & 15, pairs >> 4])  # (half, tile, group, j, even or odd byte)
-    runs = halves.transpose(1, 0, 4, 3, 2).reshape(4 * tiles, RUN, groups)[: lines * k]
-    nibbles = runs.reshape(lines, k, RUN, 1, groups)
-    bits = (
-        nibbles >> np.arange(4, dtype=np.uint8).reshape(4, 1)
-    ) & 1  # (runs of rows, planes, 16, 4, groups)
-    signs = bits.swapaxes(0, 1).reshape(k, lines * RUN, 4 * groups)[:, : gates * rows, :cols]
+    indexes = (_part_nibbles if span == 4 else _part_sixes)(matrix.blocks)
+    runs = indexes.transpose(0, 2, 4, 3, 1).reshape(4 * tiles, RUN, groups)[: lines * k]
+    each = runs.reshape(lines, k, RUN, 1, groups)
+    # (runs of rows, planes, 16, span, groups)
+    bits = (each >> np.arange(span, dtype=np.uint8).reshape(span, 1)) & 1
+    signs = bits.swapaxes(0, 1).reshape(k, lines * RUN, span * groups)[:, : gates * rows, :cols]
     return BitPlanes(
         torch.from_numpy(signs.astype(bool).reshape(k, gates, rows, cols)),
         torch.from_numpy(matrix.scales.copy()),
         None if matrix.offset is None else torch.from_numpy(matrix.offset.copy()),
     )
+
+
+# Indexes, (tiles, groups, half, j, even or odd byte), and the bytes that they share.
+
+
+def _join_nibbles(indexes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    joined: NDArray[np.uint8] = indexes[:, :, 0] | indexes[:, :, 1] << np.uint8(4)
+    return joined
+
+
+def _part_nibbles(blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    tiles, groups, _ = blocks.shape
+    pairs = blocks.reshape(tiles, groups, RUN, 2)
+    return np.stack([pairs & 15, pairs >> 4], axis=2)
+
+
+def _join_sixes(indexes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    tiles, groups = indexes.shape[:2]
+    fours = indexes.reshape(tiles, groups // 4, 4, LINES)
+    pieces = fours[:, :, 3:] >> np.array([[0], [2], [4]], np.uint8) & np.uint8(3)
+    joined: NDArray[np.uint8] = fours[:, :, :3] | pieces << np.uint8(6)
+    return joined
+
+
+def _part_sixes(blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    tiles, groups, _ = blocks.shape
+    threes = blocks.reshape(tiles, groups // 4, 3, LINES)
+    last = (threes >> 6) << np.array([[0], [2], [4]], np.uint8)
+    indexes = np.concatenate([threes & 63, last.sum(2, keepdims=True, dtype=np.uint8)], axis=2)
+    return indexes.reshape(tiles, groups, 2, RUN, 2)

@@ -9,8 +9,6 @@ import numpy as np
 from qlstm_core.jit import compiled
 from qlstm_core.packed.program import NOWHERE
 
-_TILE_BYTES = 32
-
 # Called from compiled code only.
 inner = compiled(None, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
@@ -62,8 +60,8 @@ def steps_of(floats: Any, at: Any, steps: Any, segments: Any, units: Any) -> Any
 @inner
 def blocks_of(memory: Any, m: Any) -> Any:
     """The blocks of a matrix of bits."""
-    blocks = memory.blocks[m.at : m.at + m.tiles * m.groups * _TILE_BYTES]
-    return blocks.reshape((m.tiles, m.groups, _TILE_BYTES))
+    size = 8 * memory.kernel.span
+    return memory.blocks[m.at : m.at + m.tiles * m.groups * size].reshape((m.tiles, m.groups, size))
 
 
 @inner

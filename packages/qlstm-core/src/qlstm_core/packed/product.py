@@ -61,25 +61,31 @@ def one_hot(blocks: Any, column: int, pairing: int, sums: Any) -> None:
 
     Args:
         blocks, sums: as for :attr:`Kernel.product`; ``sums`` of one column.
-        column: which, from 0 to 4·groups − 1.
+        column: which, from 0 to span·groups − 1.
         pairing: see :attr:`PackedMatrix.pairing`.
     """
     tiles, groups, size = blocks.shape
     bit = column // groups
     group = column % groups
-    lines = size if pairing else 2 * size
+    lines = 32 if pairing else 64
     for tile in range(tiles):
+        bits = blocks[tile].reshape(-1)
         for half in range(2):
-            shift = bit + 4 * half
+            if size == 32:
+                at, shift = 32 * group, bit + 4 * half
+            elif group % 4 < 3:
+                at, shift = 192 * (group // 4) + 64 * (group % 4) + 32 * half, bit
+            else:
+                at, shift = 192 * (group // 4) + 64 * (bit // 2) + 32 * half, 6 + bit % 2
             line = tile * lines + half * lines // 2
-            for j in range(size // 2):
-                even = np.int32(2 * (blocks[tile, group, 2 * j] >> shift & 1) - 1)
-                odd = np.int32(2 * (blocks[tile, group, 2 * j + 1] >> shift & 1) - 1)
+            for j in range(RUN):
+                even = np.int32(2 * (bits[at + 2 * j] >> shift & 1) - 1)
+                odd = np.int32(2 * (bits[at + 2 * j + 1] >> shift & 1) - 1)
                 if pairing:
                     sums[line + j] = even + pairing * odd
                 else:
                     sums[line + j] = even
-                    sums[line + size // 2 + j] = odd
+                    sums[line + RUN + j] = odd
 
 
 @compiled()
@@ -96,9 +102,9 @@ def _rescale_columns(
         rescale(sums[column], scales[column], totals[column], row_scales, row_offsets, out[column])
 
 
-def tables_shape(columns: int, groups: int, activation_bits: int) -> tuple[int, int, int]:
+def tables_shape(columns: int, groups: int, activation_bits: int, span: int) -> tuple[int, int, int]:
     """Return the shape of the tables of ``columns`` vectors."""
-    return columns, 1 if activation_bits == 8 else 2, 16 * groups
+    return columns, 1 if activation_bits == 8 else 2, groups << span
 
 
 def matmul(
@@ -109,8 +115,8 @@ def matmul(
     Args:
         x: ``(columns, cols)`` float32: one vector per row.
         matrix: the weight, ``(gates, rows, cols)``.
-        activation_bits: 8, 12 or 16: bits of a table entry, the sum of four activations.
-        kernel: default: :func:`qlstm_core.packed.dispatch.choose`.
+        activation_bits: 8, 12 or 16: bits of a table entry, the sum of a group's activations.
+        kernel: one of the matrix's span; default: :func:`qlstm_core.packed.dispatch.choose`.
 
     Returns:
         ``(columns, gates, rows)`` float32. A vector with an infinity or NaN gives NaNs.
@@ -123,19 +129,23 @@ def matmul(
         raise ValueError(f"x must have shape (columns, {cols}), got {x.shape}")
     if activation_bits not in ENTRY_LIMIT:
         raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits}")
+    chosen = kernel or choose()
+    if chosen.span != matrix.span:
+        raise ValueError(
+            f"kernel {chosen.name!r} needs a span of {chosen.span}, the matrix has {matrix.span}"
+        )
     columns, groups = len(x), matrix.groups
-    padded = aligned((columns, 4 * groups), np.float32)
+    padded = aligned((columns, matrix.span * groups), np.float32)
     padded[:, :cols] = x
     scales, norms, totals = (
         np.empty(columns, np.float32),
         np.empty(columns, np.int32),
         np.empty(columns, np.int32),
     )
-    codes = aligned((columns, 5, groups), np.int16)
-    tables = aligned(tables_shape(columns, groups, activation_bits), np.uint8)
+    codes = aligned((columns, matrix.span + 1, groups), np.int16)
+    tables = aligned(tables_shape(columns, groups, activation_bits, matrix.span), np.uint8)
     sums = aligned((columns, matrix.length), np.int32)
     out = np.empty((columns, gates * rows), np.float32)
-    chosen = kernel or choose()
     _quantize_columns(padded, ENTRY_LIMIT[activation_bits], codes, scales, norms, totals)
     chosen.fill_tables(activation_bits)(codes, tables)
     chosen.product(activation_bits, matrix.pairing)(matrix.blocks, tables, norms, sums)

@@ -8,6 +8,8 @@ of.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,7 @@ class Program:
     Args:
         config: the network's.
         activation_bits: 8, 12 or 16.
+        span: columns of a group, the kernel's.
         cells: ``(layers · directions,)`` of ``CELL``.
         matrices: ``(number,)`` of ``MATRIX``.
         blocks: uint8.
@@ -71,6 +74,7 @@ class Program:
 
     config: Config
     activation_bits: int
+    span: int
     cells: NDArray[np.void]
     matrices: NDArray[np.void]
     blocks: NDArray[np.uint8]
@@ -89,17 +93,17 @@ class Program:
             batch: sequences at the first step.
             rows: of the whole sequence.
         """
-        c, m = self.config, self.matrices
+        c = self.config
+        groups, cols, length = self._extents
+        batch = min(batch, COLUMNS)
         chunk = min(rows, CHUNK + batch)
         columns = min(COLUMNS, chunk)
-        groups = int(m["groups"].max())
-        tables = (1 if self.activation_bits == 8 else 2) * 16 * groups
-        length = int((m["tiles"] * np.where(m["pairing"] > 0, 32, 64)).max())
+        tables = (1 if self.activation_bits == 8 else 2) * (groups << self.span)
         gates = c.gates * c.hidden_size
         between = rows * c.output_size * c.directions if c.num_layers > 1 else 0
         sizes = {
-            "padded": 4 * max(4 * groups, int(m["cols"].max())),
-            "codes": columns * 10 * groups,
+            "padded": 4 * max(self.span * groups, cols),
+            "codes": columns * 2 * (self.span + 1) * groups,
             "tables": columns * tables,
             "sums": 4 * columns * length,
             "scales": 4 * columns,
@@ -112,23 +116,27 @@ class Program:
             "below": 4 * between,
             "above": 4 * between,
         }
-        starts = np.zeros(1, PLACES)
-        end = 0
-        for name, size in sizes.items():
-            starts[name] = end
-            end += -(-size // 64) * 64
-        return starts, end
+        ends = list(accumulate(-(-size // 64) * 64 for size in sizes.values()))
+        starts = dict(zip(sizes, [0, *ends], strict=False))
+        return np.array([tuple(starts[name] for name in PLACES.names or ())], PLACES), ends[-1]
+
+    @cached_property
+    def _extents(self) -> tuple[int, int, int]:
+        """The most groups and columns of a matrix, and integers that a product writes for one vector."""
+        m = self.matrices
+        length = m["tiles"] * np.where(m["pairing"] > 0, 32, 64)
+        return int(m["groups"].max()), int(m["cols"].max()), int(length.max())
 
 
-def build(network: Network, activation_bits: int) -> Program:
-    """Lay out a network for the kernels.
+def build(network: Network, activation_bits: int, span: int) -> Program:
+    """Lay out a network for kernels of one span.
 
     Raises:
         ValueError: another ``activation_bits`` than 8, 12 and 16.
     """
     if activation_bits not in ENTRY_LIMIT:
         raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits!r}")
-    builder = _Builder()
+    builder = _Builder(span)
     config = network.config
     cells = np.zeros(len(network.cells), CELL)
     for index, (layer, _) in enumerate(config.cells()):
@@ -141,13 +149,14 @@ def build(network: Network, activation_bits: int) -> Program:
     np.concatenate(builder.blocks or [blocks], out=blocks)
     floats = aligned((builder.size,), np.float32)
     np.concatenate(builder.floats, out=floats)
-    return Program(config, activation_bits, cells, np.array(builder.matrices, MATRIX), blocks, floats)
+    return Program(config, activation_bits, span, cells, np.array(builder.matrices, MATRIX), blocks, floats)
 
 
 class _Builder:
     """Appends matrices and numbers; each starts on a cache line."""
 
-    def __init__(self) -> None:
+    def __init__(self, span: int) -> None:
+        self.span = span
         self.matrices: list[tuple[int, ...]] = []
         self.blocks: list[NDArray[np.uint8]] = []
         self.floats: list[Floats] = []
@@ -178,7 +187,7 @@ class _Builder:
             same: the number of the same matrix, placed before, whose blocks are taken.
         """
         if isinstance(matrix, BitPlanes):
-            packed = pack(matrix)
+            packed = pack(matrix, self.span)
             rows, cols = packed.shape[0] * packed.shape[1], packed.shape[2]
             scales, offsets = packed.row_scales(), packed.row_offsets()
             if factor is not None:

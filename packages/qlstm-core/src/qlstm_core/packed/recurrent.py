@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -42,6 +43,25 @@ def default_activation_bits(network: Network) -> int:
 _NO_TOKENS = np.zeros(0, np.int64)
 
 
+class _Room(threading.local):
+    """Memory that a thread's calls compute in: fresh pages for each would cost more than a short sequence."""
+
+    most_kept = 2**22
+    kept = aligned((0,), np.uint8)
+
+    def of(self, size: int) -> NDArray[np.uint8]:
+        """Return at least ``size`` bytes, of any content; up to 4 MiB are kept for the next call."""
+        if size <= len(self.kept):
+            return self.kept
+        room = aligned((size,), np.uint8)
+        if size <= self.most_kept:
+            self.kept = room
+        return room
+
+
+_ROOM = _Room()
+
+
 class PackedLayer(SequenceCall):
     """A recurrent network with its weights as bits, ready to run on the CPU.
 
@@ -64,9 +84,9 @@ class PackedLayer(SequenceCall):
         self.batch_first = network.config.batch_first
         bits = default_activation_bits(network) if activation_bits is None else activation_bits
         self.activation_bits = bits
-        self._program: Program = build(network, self.activation_bits)
         kernel = choose()
         self.kernel = kernel.name
+        self._program: Program = build(network, self.activation_bits, kernel.span)
         p = self._program
         record, self._functions = bind(kernel, self.activation_bits, p.pairings)
         self._arrays = (len(self.states) == 1, record, p.cells, p.matrices, p.blocks, p.floats)
@@ -159,7 +179,7 @@ class PackedLayer(SequenceCall):
             state = self._stream(array, state)
         elif state.program is not self._program:
             raise ValueError("the state belongs to another packed network; begin with state=None")
-        self._run_step(*state.take(array))
+        self._run(*state.take(array))
         state.steps += 1
         return (state.y_tensor if tensor else state.y), state
 
@@ -179,8 +199,8 @@ class PackedLayer(SequenceCall):
         return Stream(self._program, self._arrays, h, c, batched)
 
     @cached_property
-    def _run_step(self) -> Callable[..., None]:
-        """The engine for the arguments of any stream: batches differ in size, types do not."""
+    def _run(self) -> Callable[..., None]:
+        """The engine for any arguments: sizes differ, types do not."""
         example = Stream(self._program, self._arrays, *self._start(None, 1), batched=True)
         return resolve(run, example.take(np.zeros((1, self.network.config.input_size), np.float32)))
 
@@ -201,7 +221,7 @@ class PackedLayer(SequenceCall):
         starts = np.cumsum(sizes) - sizes
         places, size = self._program.places(batch, rows)
         inputs = _inputs(x, config.input_size)
-        run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, aligned((size,), np.uint8), places)
+        self._run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, _ROOM.of(size), places)
         return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.states)])
 
     def _shapes(self, batch: int) -> list[tuple[int, int, int]]:

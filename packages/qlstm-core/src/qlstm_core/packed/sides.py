@@ -90,13 +90,14 @@ def _multiply_bits(
     memory: Any, m: Any, x: Any, row: Any, count: Any, group: Any, out: Any, to_row: Any, begin: Any
 ) -> None:
     work, places = memory.work, memory.places
-    padded = vector(work, places.padded, 4 * m.groups)
-    size = 10 * m.groups
-    codes = work[places.codes : places.codes + count * size].view(np.int16).reshape((count, 5, m.groups))
-    size = memory.kernel.planes * 16 * m.groups
-    tables = work[places.tables : places.tables + count * size].reshape(
-        (count, memory.kernel.planes, 16 * m.groups)
-    )
+    span = memory.kernel.span
+    padded = vector(work, places.padded, span * m.groups)
+    size = 2 * (span + 1) * m.groups
+    codes = work[places.codes : places.codes + count * size].view(np.int16)
+    codes = codes.reshape((count, span + 1, m.groups))
+    size = memory.kernel.planes * (m.groups << span)
+    tables = work[places.tables : places.tables + count * size]
+    tables = tables.reshape((count, memory.kernel.planes, m.groups << span))
     sums = integers(work, places.sums, count * length_of(m)).reshape((count, length_of(m)))
     steps, norms, totals = (
         vector(work, places.scales, count),

@@ -92,7 +92,8 @@ class KernelSpec(Spec):
 
     Args:
         supported: says whether this host can run it; asked before the factory is loaded.
-        priority: of the supported kernels the highest is taken; ``portable`` has 0, ``avx2`` 10.
+        priority: of the supported kernels the highest is taken; ``portable`` has 0, ``avx2`` 10,
+            ``avx512`` 20.
     """
 
     supported: Callable[[], bool]
