@@ -33,21 +33,6 @@ def _run_cell(
     memory: Any, gru: bool, cell: Any, x: Any, tokens: Any, sizes: Any, starts: Any, reverse: bool,
     h: Any, c: Any, y: Any, begin: Any, step: int,
 ) -> None:  # fmt: skip
-    # A few sequences at a time: what the gates need of them stays in the cache.
-    for first in range(0, h.shape[0], COLUMNS):
-        last = min(first + COLUMNS, h.shape[0])
-        _run_sequences(
-            memory, gru, cell, x, tokens, sizes, starts, reverse, first, h[first:last], c[first:last], y,
-            begin, step, last - first == h.shape[0],
-        )  # fmt: skip
-
-
-@inner
-def _run_sequences(
-    memory: Any, gru: bool, cell: Any, x: Any, tokens: Any, sizes: Any, starts: Any, reverse: bool,
-    first: Any, h: Any, c: Any, y: Any, begin: Any, step: int, whole: bool,
-) -> None:  # fmt: skip
-    """Run the sequences from ``first`` on, as many as there are rows of h; ``whole``: that is all of them."""
     none, one = np.int64(0), np.int64(1)
     split, units, steps, floats = cell.split, cell.units, cell.steps, memory.floats
     segments = split * (3 if gru else 4)
@@ -65,20 +50,16 @@ def _run_sequences(
     c3 = c.reshape((batch, split, c.shape[1] // split))
     done = 0
     while done < len(sizes):
-        if whole:
-            # The input's products of several steps are made at once: each weight is read once for all.
-            until, ahead = _ahead(sizes, done, reverse)
-        else:
-            until = done + 1
-            ahead = min(max(sizes[len(sizes) - until if reverse else done] - first, 0), batch)
-        earliest = starts[len(sizes) - until if reverse else done] + first
+        # The input's products of several steps are made at once: each weight is read once for all.
+        until, ahead = _ahead(sizes, done, reverse)
+        earliest = starts[len(sizes) - until if reverse else done]
         from_x = table(memory.work, memory.places.input_side, ahead, segments * units)
         side(memory, cell.inner_ih, cell.outer_ih, split, cell.parts, x, tokens, earliest, ahead, from_x)
         x3 = from_x.reshape((ahead, segments, units))
         gates.standardize(x3, ahead, cell.norm_ih, cell.eps_ih)
         for count in range(done, until):
             t = len(sizes) - 1 - count if reverse else count
-            alive, row = min(max(sizes[t] - first, 0), batch), starts[t] + first - earliest
+            alive, row = sizes[t], starts[t] - earliest
             side(memory, cell.inner_hh, cell.outer_hh, split, one, h, tokens[:0], none, alive, p)
             gates.standardize(p3, alive, cell.norm_hh, cell.eps_hh)
             at = min(step + count, steps - 1)
@@ -90,10 +71,12 @@ def _run_sequences(
                     cell.norm_cell, cell.eps_cell, factor_c, shift_c, h3, c3,
                 )  # fmt: skip
             if cell.hr != NOWHERE:
-                projection = memory.matrices[cell.hr]
-                apply(memory, projection, state, none, alive, Group(none, one, one), h, none, none)
+                for k in range(0, alive, COLUMNS):
+                    some = min(COLUMNS, alive - k)
+                    projection = memory.matrices[cell.hr]
+                    apply(memory, projection, state, k, some, Group(none, one, one), h, k, none)
             for k in range(alive):
-                copy(h[k], y[starts[t] + first + k, begin : begin + h.shape[1]])
+                copy(h[k], y[starts[t] + k, begin : begin + h.shape[1]])
         done = until
 
 

@@ -95,7 +95,6 @@ class Program:
         """
         c = self.config
         groups, cols, length = self._extents
-        batch = min(batch, COLUMNS)
         chunk = min(rows, CHUNK + batch)
         columns = min(COLUMNS, chunk)
         tables = (1 if self.activation_bits == 8 else 2) * (groups << self.span)
