@@ -111,6 +111,7 @@ def test_an_installed_plugin_is_measured(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, example / "src", BENCH))),
+        "QLSTM_ASV_SEEDS": "1",
         "QLSTM_ASV_QUANTIZERS": "power-of-two",
         "QLSTM_ASV_NORMALIZERS": "max",
     }
