@@ -39,28 +39,32 @@ def check_bitplanes(quantizer: Quantizer) -> None:
 
 def check_pack_round_trip(quantizer: Quantizer) -> None:
     """Bit planes survive packing: unpacked, they give the same values again."""
-    from qlstm_core.packed.format import pack, unpack
+    from qlstm_core.packed.format import SPANS, pack, unpack
 
     _require_storable(quantizer)
     for name, weight in awkward_weights().items():
         planes = _planes(prepared(quantizer, weight).eval(), weight)
         message = f"for a weight {name}, packing and unpacking changes the bit planes"
-        require_equal(unpack(pack(planes)).dense(), planes.dense(), message)
+        for span in SPANS:
+            require_equal(unpack(pack(planes, span)).dense(), planes.dense(), message)
 
 
 def check_packed_matmul(quantizer: Quantizer) -> None:
     """A product with the packed weight is that with the dense one, to the activations' precision."""
+    from qlstm_core.packed.dispatch import choose
     from qlstm_core.packed.format import pack
     from qlstm_core.packed.product import matmul
 
     _require_storable(quantizer)
+    kernel = choose()
     epsilon, smallest = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).tiny
     for name, weight in awkward_weights().items():
         q = prepared(quantizer, weight).eval()
         planes = _planes(q, weight)
         values = planes.dense().double()
         x = normal((3, weight.shape[2]), seed=17)
-        found = torch.from_numpy(matmul(x.numpy(), pack(planes), activation_bits=16)).double()
+        matrix = pack(planes, kernel.span)
+        found = torch.from_numpy(matmul(x.numpy(), matrix, activation_bits=16, kernel=kernel)).double()
         expected = torch.einsum("grc,nc->ngr", values, x.double())
         # Integers are exact; activations are rounded to a fraction of the largest, sums of planes to float32.
         size = x.abs().double()
