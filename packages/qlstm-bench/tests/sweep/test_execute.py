@@ -160,7 +160,11 @@ def test_ctrl_c_ends_everything_and_says_how_to_go_on(tiny: dict[str, Any], tmp_
     """The interrupt goes to the whole group of processes, as from a terminal."""
     settings = {**tiny, "task": "char-lm", "steps": 1_000_000, "checkpoint_seconds": 0}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"settings": settings}))
-    code = "import sys; from qlstm_bench.cli import main; sys.exit(main(sys.argv[1:]))"
+    # What was started in the background ignores interrupts, and so do its children.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from qlstm_bench.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     words = ["sweep", "grid.yaml", "--workers", "1", "--out", "runs"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True, start_new_session=True
