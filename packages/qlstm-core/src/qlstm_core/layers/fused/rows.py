@@ -3,19 +3,13 @@
 One call does everything but the matrix products, for rows ``begin`` to ``end`` of the sequences alive at the
 step. Calls for different rows may run at the same time.
 
-Arguments that the passes share, with S = groups · gates segments, of which segment ``q · gates + k`` is gate
-k of group q:
+Arguments that the passes share:
     row: where this step's rows start among those of the sequence.
-    slot: where they start in what is kept: p, p_mean, p_scale, previous, c_mean and c_scale.
-    x, x_mean, x_scale: the input side ``(rows, S, units)`` and its moments ``(rows, S)``; row i of the
-        sequence takes row ``index[i] − x_row``.
-    p, p_mean, p_scale: the recurrent side, likewise.
-    gain_x, gain_h, bias_x, bias_h: ``(1, S, units)``. gain_c, bias_c: ``(1, groups, units)``.
-    flags: NO_NORM, RMS or LAYER for the input side, the recurrent side and the cell; whether y or dy has
-        rows; whether hidden has.
-    eps: added to the variances of the three.
+    slot: where they start in what is kept: the recurrent side p, previous, and the moments of p and the cell.
+    x, x_row: the input side, of which row i of the sequence takes row ``index[i] − x_row``.
+    p: the recurrent side.
     previous: the state before each step, c_{t−1} or, for the GRU, h_{t−1}, ``(rows, groups, units)``.
-    c_mean, c_scale: moments of the cell state, ``(rows, groups)``.
+    cell: the cell state, with its moments for each row of the sequence; of no meaning for the GRU.
 """
 
 from __future__ import annotations
@@ -38,20 +32,26 @@ def _add(sums: Any, i: int, s: int, j: int, inside: Any, value: Any) -> None:
     store(sums, i, s, j, inside, load(sums, i, s, j, inside) + value)
 
 
-@compiled("")
-def input_moments(x: Any, norm: int, eps: float, mean: Any, scale: Any) -> None:
-    """Write the moments of every segment of ``x``."""
-    for row in range(x.shape[0]):
-        for s in range(x.shape[1]):
-            mean[row, s], scale[row, s] = moments(x, row, s, norm, eps)
+@compiled(None)
+def measure(side: Any, row: int) -> None:
+    """Write the moments of every segment of a row of a side."""
+    for s in range(side.values.shape[1]):
+        side.mean[row, s], side.spread[row, s] = moments(side.values, row, s, side.norm, side.eps)
 
 
 @compiled("")
-def input_back(d: Any, x: Any, mean: Any, scale: Any, gain: Any, norm: int, sums: Any) -> None:
+def input_moments(x: Any) -> None:
+    """Write the moments of every row of the input side."""
+    for row in range(x.values.shape[0]):
+        measure(x, row)
+
+
+@compiled("")
+def input_back(d: Any, x: Any, sums: Any) -> None:
     """Turn ``d``, ∂L/∂(normalised x), into ∂L/∂x in place; add to the gain's ``sums``, ``(4, S, units)``."""
-    for row in range(x.shape[0]):
-        for s in range(x.shape[1]):
-            back(d, row, x, row, s, mean, scale, row, gain, norm, sums, GAIN_X)
+    for row in range(x.values.shape[0]):
+        for s in range(x.values.shape[1]):
+            back(d, row, x.values, row, s, x, row, sums, GAIN_X)
 
 
 @compiled("")
@@ -77,196 +77,156 @@ def _accumulate(source: Any, kinds: int, sums: Any, first_kind: int) -> None:
 
 
 @compiled(None, forceinline=True)
-def _value(p: Any, row: int, s: int, j: int, inside: Any, mean: Any, scale: Any, gain: Any, bias: Any) -> Any:
+def _value(side: Any, row: int, s: int, j: int, inside: Any) -> Any:
     """Return gain ⊙ z + bias."""
-    z = standardized(p, row, s, j, inside, mean, scale, row)
-    return z * load(gain, 0, s, j, inside) + load(bias, 0, s, j, inside)
+    z = standardized(side.values, row, s, j, inside, side, row)
+    return z * load(side.gain, 0, s, j, inside) + load(side.bias, 0, s, j, inside)
 
 
 @compiled(None, forceinline=True)
-def _sum(
-    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
-    p_mean: Any, p_scale: Any, gain_h: Any, x_mean: Any, x_scale: Any, gain_x: Any, bias_x: Any,
-) -> Any:  # fmt: skip
+def _sum(p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any) -> Any:
     """Return the pre-activation that both sides make together; the recurrent one has no bias of its own."""
-    z = standardized(p, row, s, j, inside, p_mean, p_scale, row)
-    return z * load(gain_h, 0, s, j, inside) + _value(
-        x, from_x, s, j, inside, x_mean, x_scale, gain_x, bias_x
-    )
+    z = standardized(p.values, row, s, j, inside, p, row)
+    return z * load(p.gain, 0, s, j, inside) + _value(x, from_x, s, j, inside)
 
 
 @compiled(None, forceinline=True)
 def _lstm_gates(
-    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
-    p_mean: Any, p_scale: Any, gain_h: Any, x_mean: Any, x_scale: Any, gain_x: Any, bias_x: Any,
-) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any
+) -> tuple[Any, Any, Any, Any]:
     return lstm_gates(
-        _sum(p, row, x, from_x, s, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
-        _sum(p, row, x, from_x, s + 1, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
-        _sum(p, row, x, from_x, s + 2, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
-        _sum(p, row, x, from_x, s + 3, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
+        _sum(p, row, x, from_x, s, j, inside),
+        _sum(p, row, x, from_x, s + 1, j, inside),
+        _sum(p, row, x, from_x, s + 2, j, inside),
+        _sum(p, row, x, from_x, s + 3, j, inside),
     )
 
 
 @compiled("")
 def lstm_forward(
-    begin: int, end: int, row: int, slot: int,
-    x: Any, index: Any, x_row: int, x_mean: Any, x_scale: Any, p: Any, p_mean: Any, p_scale: Any,
-    gain_x: Any, gain_h: Any, bias_x: Any, bias_h: Any, flags: Any, eps: Any,
-    previous: Any, c: Any, c_mean: Any, c_scale: Any, gain_c: Any, bias_c: Any, h: Any, y: Any,
+    begin: int, end: int, row: int, slot: int, x: Any, x_row: int, p: Any, previous: Any, cell: Any,
+    h: Any, y: Any,
 ) -> None:  # fmt: skip
-    """Write the new state c and h, ``(batch, groups, units)``, and y, ``(rows, groups, units)``.
+    """Write the new state, the cell's values and h, ``(batch, groups, units)``, and y if it has rows.
 
-    What the backward pass needs goes to p_mean, p_scale, previous, c_mean and c_scale.
+    What the backward pass needs goes to previous and to the moments of p and the cell.
     """
-    units = p.shape[2]
+    units, c = p.values.shape[2], cell.values
     for r in range(begin, end):
-        at, from_x = slot + r, index[row + r] - x_row
+        at, from_x = slot + r, x.index[row + r] - x_row
+        measure(p, at)
         for q in range(c.shape[1]):
             s = 4 * q
-            for k in range(s, s + 4):
-                p_mean[at, k], p_scale[at, k] = moments(p, at, k, flags[1], eps[1])
-            for j in range(0, units, lanes(p)):
-                inside = first(p, units - j)
-                i, f, g, o = _lstm_gates(
-                    p, at, x, from_x, s, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x
-                )
+            for j in range(0, units, lanes(h)):
+                inside = first(h, units - j)
+                i, f, g, o = _lstm_gates(p, at, x, from_x, s, j, inside)
                 before = load(c, r, q, j, inside)
                 after = f * before + i * g
                 store(previous, at, q, j, inside, before)
                 store(c, r, q, j, inside, after)
                 # Where the cell state is normalised, gate o waits in h until all of it is known.
-                store(h, r, q, j, inside, o * tanh(after) if flags[2] == NO_NORM else o)
-            if flags[2] != NO_NORM:
-                mean, scale = moments(c, r, q, flags[2], eps[2])
-                c_mean[at, q], c_scale[at, q] = mean, scale
-                for j in range(0, units, lanes(p)):
-                    inside = first(p, units - j)
+                store(h, r, q, j, inside, o * tanh(after) if cell.norm == NO_NORM else o)
+            if cell.norm != NO_NORM:
+                mean, scale = moments(c, r, q, cell.norm, cell.eps)
+                cell.mean[at, q], cell.spread[at, q] = mean, scale
+                for j in range(0, units, lanes(h)):
+                    inside = first(h, units - j)
                     z = (load(c, r, q, j, inside) - mean) * scale
-                    cell = z * load(gain_c, 0, q, j, inside) + load(bias_c, 0, q, j, inside)
-                    store(h, r, q, j, inside, load(h, r, q, j, inside) * tanh(cell))
-            if flags[3]:
-                for j in range(0, units, lanes(p)):
-                    inside = first(p, units - j)
+                    value = z * load(cell.gain, 0, q, j, inside) + load(cell.bias, 0, q, j, inside)
+                    store(h, r, q, j, inside, load(h, r, q, j, inside) * tanh(value))
+            if y.shape[0] > 0:
+                for j in range(0, units, lanes(h)):
+                    inside = first(h, units - j)
                     store(y, row + r, q, j, inside, load(h, r, q, j, inside))
 
 
 @compiled(None, forceinline=True)
-def _leave(d_x: Any, d_h: Any, dx: Any, dp: Any, to: int, own: Any, s: int, j: int, inside: Any) -> None:
+def _write_both_sides(d_x: Any, d_h: Any, d: Any, to: int, own: Any, s: int, j: int, inside: Any) -> None:
     """Write the derivatives with respect to both sides of one pre-activation; add them to the biases'."""
-    store(dx, to, s, j, inside, d_x)
-    store(dp, to, s, j, inside, d_h)
+    store(d.dx, to, s, j, inside, d_x)
+    store(d.dp, to, s, j, inside, d_h)
     _add(own, BIAS_X, s, j, inside, d_x)
     _add(own, BIAS_H, s, j, inside, d_h)
 
 
+@compiled(None, forceinline=True)
+def _incoming(d: Any, r: int, at: int, q: int, j: int, inside: Any) -> Any:
+    """Return the derivative of h_t: what comes from the step after, and from the output."""
+    d_h = load(d.dh, r, q, j, inside)
+    if d.dy.shape[0] > 0:
+        d_h = d_h + load(d.dy, at, q, j, inside)
+    return d_h
+
+
 @compiled("")
 def lstm_backward(
-    begin: int, end: int, part: int, row: int,
-    x: Any, index: Any, x_row: int, x_mean: Any, x_scale: Any, p: Any, p_mean: Any, p_scale: Any,
-    gain_x: Any, gain_h: Any, bias_x: Any, bias_h: Any, flags: Any, eps: Any,
-    previous: Any, c_mean: Any, c_scale: Any, gain_c: Any, bias_c: Any,
-    dy: Any, dh: Any, dc: Any, d_row: int, dx: Any, dp: Any, hidden: Any, sums: Any, cell_sums: Any,
-) -> None:  # fmt: skip
-    """Turn ``dh`` and ``dc``, ``(batch, groups, units)``, into derivatives with respect to the state before.
+    begin: int, end: int, part: int, row: int, x: Any, x_row: int, p: Any, previous: Any, cell: Any, d: Any
+) -> None:
+    """Turn ``d.dh`` and ``d.dc`` into derivatives with respect to the state before; write and add the others.
 
-    All of it, but what goes through the recurrent product; of ``dh`` nothing else is left.
-
-    Args:
-        dy: derivative with respect to the outputs, ``(rows, groups, units)``, added to dh; or no rows.
-        d_row: the row of the sequence where dx, dp and hidden start.
-        dx: written: ∂L/∂(normalised input side), ``(…, S, units)``.
-        dp: written: ∂L/∂(recurrent product), likewise.
-        hidden: written, unless it has no rows: h_t before a projection, ``(…, groups, units)``.
-        sums: added to: gradients of bias_x and gain_h, ``(4 · parts, S, units)``.
-        cell_sums: added to: gradients of gain_c and bias_c, ``(2 · parts, groups, units)``.
+    All of it, but what goes through the recurrent product; of ``d.dh`` nothing else is left.
     """
-    units, groups = p.shape[2], dh.shape[1]
-    cell = np.empty((1, groups, units), p.dtype)
-    squashed = np.empty((1, groups, units), p.dtype)
-    d_cell = np.empty((1, groups, units), p.dtype)
+    dtype, segments, units, groups = p.values.dtype, p.values.shape[1], p.values.shape[2], d.dh.shape[1]
+    after_c = np.empty((1, groups, units), dtype)
+    squashed = np.empty((1, groups, units), dtype)
+    d_cell = np.empty((1, groups, units), dtype)
     # Sums over the rows of one step first: adding up few terms at a time loses less to rounding.
-    own = np.zeros((3, p.shape[1], units), p.dtype)
-    own_cell = np.zeros((2, groups, units), p.dtype)
+    own = np.zeros((3, segments, units), dtype)
+    own_cell = np.zeros((2, groups, units), dtype)
     for r in range(begin, end):
-        at, to, from_x = row + r, row + r - d_row, index[row + r] - x_row
+        at, to, from_x = row + r, row + r - d.first, x.index[row + r] - x_row
         for q in range(groups):
             s = 4 * q
-            if flags[2] != NO_NORM:
-                for j in range(0, units, lanes(p)):
-                    inside = first(p, units - j)
-                    i, f, g, o = _lstm_gates(
-                        p,
-                        at,
-                        x,
-                        from_x,
-                        s,
-                        j,
-                        inside,
-                        p_mean,
-                        p_scale,
-                        gain_h,
-                        x_mean,
-                        x_scale,
-                        gain_x,
-                        bias_x,
-                    )
+            if cell.norm != NO_NORM:
+                for j in range(0, units, lanes(d_cell)):
+                    inside = first(d_cell, units - j)
+                    i, f, g, o = _lstm_gates(p, at, x, from_x, s, j, inside)
                     after = f * load(previous, at, q, j, inside) + i * g
-                    z = (after - c_mean[at, q]) * c_scale[at, q]
-                    tanh_c = tanh(z * load(gain_c, 0, q, j, inside) + load(bias_c, 0, q, j, inside))
-                    d_h = load(dh, r, q, j, inside)
-                    if flags[3]:
-                        d_h = d_h + load(dy, at, q, j, inside)
-                    _, d_value = lstm_output_back(d_h, o, tanh_c)
-                    store(cell, 0, q, j, inside, after)
+                    z = (after - cell.mean[at, q]) * cell.spread[at, q]
+                    tanh_c = tanh(z * load(cell.gain, 0, q, j, inside) + load(cell.bias, 0, q, j, inside))
+                    _, d_value = lstm_output_back(_incoming(d, r, at, q, j, inside), o, tanh_c)
+                    store(after_c, 0, q, j, inside, after)
                     store(squashed, 0, q, j, inside, tanh_c)
                     store(d_cell, 0, q, j, inside, d_value)
                     _add(own_cell, BIAS_C, q, j, inside, d_value)
-                back(d_cell, 0, cell, 0, q, c_mean, c_scale, at, gain_c, flags[2], own_cell, GAIN_C)
-            for j in range(0, units, lanes(p)):
-                inside = first(p, units - j)
-                i, f, g, o = _lstm_gates(
-                    p, at, x, from_x, s, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x
-                )
+                back(d_cell, 0, after_c, 0, q, cell, at, own_cell, GAIN_C)
+            for j in range(0, units, lanes(d_cell)):
+                inside = first(d_cell, units - j)
+                i, f, g, o = _lstm_gates(p, at, x, from_x, s, j, inside)
                 before = load(previous, at, q, j, inside)
-                d_h = load(dh, r, q, j, inside)
-                if flags[3]:
-                    d_h = d_h + load(dy, at, q, j, inside)
-                if flags[2] == NO_NORM:
+                d_h = _incoming(d, r, at, q, j, inside)
+                if cell.norm == NO_NORM:
                     tanh_c = tanh(f * before + i * g)
                     d_o, d_c = lstm_output_back(d_h, o, tanh_c)
                 else:
                     tanh_c = load(squashed, 0, q, j, inside)
                     d_o, _ = lstm_output_back(d_h, o, tanh_c)
                     d_c = load(d_cell, 0, q, j, inside)
-                if flags[4]:
-                    store(hidden, to, q, j, inside, o * tanh_c)
-                d_c = d_c + load(dc, r, q, j, inside)
-                store(dc, r, q, j, inside, d_c * f)
+                if d.hidden.shape[0] > 0:
+                    store(d.hidden, to, q, j, inside, o * tanh_c)
+                d_c = d_c + load(d.dc, r, q, j, inside)
+                store(d.dc, r, q, j, inside, d_c * f)
                 d_i, d_f, d_g = lstm_cell_back(d_c, i, f, g, before)
-                _leave(d_i, d_i, dx, dp, to, own, s, j, inside)
-                _leave(d_f, d_f, dx, dp, to, own, s + 1, j, inside)
-                _leave(d_g, d_g, dx, dp, to, own, s + 2, j, inside)
-                _leave(d_o, d_o, dx, dp, to, own, s + 3, j, inside)
+                _write_both_sides(d_i, d_i, d, to, own, s, j, inside)
+                _write_both_sides(d_f, d_f, d, to, own, s + 1, j, inside)
+                _write_both_sides(d_g, d_g, d, to, own, s + 2, j, inside)
+                _write_both_sides(d_o, d_o, d, to, own, s + 3, j, inside)
             for k in range(s, s + 4):
-                back(dp, to, p, at, k, p_mean, p_scale, at, gain_h, flags[1], own, GAIN_H)
-    _accumulate(own, 3, sums, 4 * part)
-    _accumulate(own_cell, 2, cell_sums, 2 * part)
+                back(d.dp, to, p.values, at, k, p, at, own, GAIN_H)
+    _accumulate(own, 3, d.sums, 4 * part)
+    _accumulate(own_cell, 2, d.cell_sums, 2 * part)
 
 
 @compiled(None, forceinline=True)
 def _gru_gates(
-    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
-    p_mean: Any, p_scale: Any, gain_h: Any, bias_h: Any, x_mean: Any, x_scale: Any, gain_x: Any, bias_x: Any,
-) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any
+) -> tuple[Any, Any, Any, Any]:
     """Return r, z, n and the recurrent side of n."""
-    hn = _value(p, row, s + 2, j, inside, p_mean, p_scale, gain_h, bias_h)
+    hn = _value(p, row, s + 2, j, inside)
     r, z, n = gru_gates(
-        _value(p, row, s, j, inside, p_mean, p_scale, gain_h, bias_h)
-        + _value(x, from_x, s, j, inside, x_mean, x_scale, gain_x, bias_x),
-        _value(p, row, s + 1, j, inside, p_mean, p_scale, gain_h, bias_h)
-        + _value(x, from_x, s + 1, j, inside, x_mean, x_scale, gain_x, bias_x),
-        _value(x, from_x, s + 2, j, inside, x_mean, x_scale, gain_x, bias_x),
+        _value(p, row, s, j, inside) + _value(x, from_x, s, j, inside),
+        _value(p, row, s + 1, j, inside) + _value(x, from_x, s + 1, j, inside),
+        _value(x, from_x, s + 2, j, inside),
         hn,
     )
     return r, z, n, hn
@@ -274,25 +234,18 @@ def _gru_gates(
 
 @compiled("")
 def gru_forward(
-    begin: int, end: int, row: int, slot: int,
-    x: Any, index: Any, x_row: int, x_mean: Any, x_scale: Any, p: Any, p_mean: Any, p_scale: Any,
-    gain_x: Any, gain_h: Any, bias_x: Any, bias_h: Any, flags: Any, eps: Any,
-    previous: Any, h: Any, y: Any,
+    begin: int, end: int, row: int, slot: int, x: Any, x_row: int, p: Any, previous: Any, cell: Any,
+    h: Any, y: Any,
 ) -> None:  # fmt: skip
     """As :func:`lstm_forward`, without a cell state."""
-    units = p.shape[2]
+    units = p.values.shape[2]
     for i in range(begin, end):
-        at, from_x = slot + i, index[row + i] - x_row
+        at, from_x = slot + i, x.index[row + i] - x_row
+        measure(p, at)
         for q in range(h.shape[1]):
-            s = 3 * q
-            for k in range(s, s + 3):
-                p_mean[at, k], p_scale[at, k] = moments(p, at, k, flags[1], eps[1])
-            for j in range(0, units, lanes(p)):
-                inside = first(p, units - j)
-                _, z, n, _ = _gru_gates(
-                    p, at, x, from_x, s, j, inside,
-                    p_mean, p_scale, gain_h, bias_h, x_mean, x_scale, gain_x, bias_x,
-                )  # fmt: skip
+            for j in range(0, units, lanes(h)):
+                inside = first(h, units - j)
+                _, z, n, _ = _gru_gates(p, at, x, from_x, 3 * q, j, inside)
                 before = load(h, i, q, j, inside)
                 after = n + z * (before - n)
                 store(previous, at, q, j, inside, before)
@@ -302,30 +255,24 @@ def gru_forward(
 
 @compiled("")
 def gru_backward(
-    begin: int, end: int, part: int, row: int,
-    x: Any, index: Any, x_row: int, x_mean: Any, x_scale: Any, p: Any, p_mean: Any, p_scale: Any,
-    gain_x: Any, gain_h: Any, bias_x: Any, bias_h: Any, flags: Any, eps: Any,
-    previous: Any, dy: Any, dh: Any, d_row: int, dx: Any, dp: Any, sums: Any,
-) -> None:  # fmt: skip
+    begin: int, end: int, part: int, row: int, x: Any, x_row: int, p: Any, previous: Any, cell: Any, d: Any
+) -> None:
     """As :func:`lstm_backward`, without a cell state; what goes straight back to the state stays in dh."""
-    units = p.shape[2]
-    own = np.zeros((3, p.shape[1], units), p.dtype)
+    units = p.values.shape[2]
+    own = np.zeros((3, p.values.shape[1], units), p.values.dtype)
     for i in range(begin, end):
-        at, to, from_x = row + i, row + i - d_row, index[row + i] - x_row
-        for q in range(dh.shape[1]):
+        at, to, from_x = row + i, row + i - d.first, x.index[row + i] - x_row
+        for q in range(d.dh.shape[1]):
             s = 3 * q
-            for j in range(0, units, lanes(p)):
-                inside = first(p, units - j)
-                r, z, n, hn = _gru_gates(
-                    p, at, x, from_x, s, j, inside,
-                    p_mean, p_scale, gain_h, bias_h, x_mean, x_scale, gain_x, bias_x,
-                )  # fmt: skip
-                d_h = load(dh, i, q, j, inside) + load(dy, at, q, j, inside)
+            for j in range(0, units, lanes(own)):
+                inside = first(own, units - j)
+                r, z, n, hn = _gru_gates(p, at, x, from_x, s, j, inside)
+                d_h = load(d.dh, i, q, j, inside) + load(d.dy, at, q, j, inside)
                 d_r, d_z, d_n = gru_back(d_h, r, z, n, hn, load(previous, at, q, j, inside))
-                store(dh, i, q, j, inside, d_h * z)
-                _leave(d_r, d_r, dx, dp, to, own, s, j, inside)
-                _leave(d_z, d_z, dx, dp, to, own, s + 1, j, inside)
-                _leave(d_n, d_n * r, dx, dp, to, own, s + 2, j, inside)
+                store(d.dh, i, q, j, inside, d_h * z)
+                _write_both_sides(d_r, d_r, d, to, own, s, j, inside)
+                _write_both_sides(d_z, d_z, d, to, own, s + 1, j, inside)
+                _write_both_sides(d_n, d_n * r, d, to, own, s + 2, j, inside)
             for k in range(s, s + 3):
-                back(dp, to, p, at, k, p_mean, p_scale, at, gain_h, flags[1], own, GAIN_H)
-    _accumulate(own, 3, sums, 4 * part)
+                back(d.dp, to, p.values, at, k, p, at, own, GAIN_H)
+    _accumulate(own, 3, d.sums, 4 * part)

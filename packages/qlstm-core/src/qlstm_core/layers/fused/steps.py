@@ -1,18 +1,7 @@
 """The loop over time, compiled: products and passes of a range of steps in one call.
 
-Several calls, one for each part of the batch or of the units, may run at the same time.
-
-Arguments that the loops share:
-    steps: first row and number of sequences alive of each step in the order of processing, ``(steps, 2)``.
-    fresh: whether the input side is computed step by step, into ``x`` of one step's rows. Otherwise ``x`` has
-        it for the whole sequence, or for every token.
-    inputs, weight_x: the input and its packed weight; no panels: x needs no product.
-    own_x: whether x is the product of input and weight, rather than given for every row or token.
-    first, second, between: the recurrent product, in one factor or in two; no panels: one. ``between`` has
-        room for what passes from one to the other, ``(batch, rank)``.
-    projection: packed; no panels: none.
-    All else, and what follows in ``rest``, as the passes of rows.py and columns.py have it; a name that ends
-    in ``2`` is a view with one row per sequence.
+Several calls, one for each part of the batch or of the units, may run at the same time. What the loops take
+is described in operands.py.
 """
 
 from __future__ import annotations
@@ -26,57 +15,64 @@ from qlstm_core.layers.fused.features import back
 from qlstm_core.layers.fused.meeting import meet
 from qlstm_core.layers.fused.tape import GAIN_X
 from qlstm_core.layers.fused.tiles import multiply
-from qlstm_core.moments import moments
 
 
 @compiled(None)
-def _through(
-    a: Any, a_row: int, count: int, first: Any, second: Any, between: Any, row: int,
-    c: Any, c_row: int, add: bool, share: int, shares: int, meeting: Any,
+def _recurrent_product(
+    a: Any, a_row: int, count: int, matrices: Any, between: Any, row: int, c: Any, c_row: int, add: bool,
+    share: Any, barrier: Any,
 ) -> None:  # fmt: skip
     """Multiply rows of ``a`` by one matrix, or by two, into rows of ``c``; ``row`` is theirs in between."""
-    if second.shape[0] == 0:
-        multiply(a, a_row, count, first, c, c_row, add, share, shares)
+    if matrices.second.shape[0] == 0:
+        multiply(a, a_row, count, matrices.first, c, c_row, add, share.share, share.shares)
     else:
-        multiply(a, a_row, count, first, between, row, False, share, shares)
-        meet(meeting, shares)
-        multiply(between, row, count, second, c, c_row, add, share, shares)
+        multiply(a, a_row, count, matrices.first, between, row, False, share.share, share.shares)
+        meet(barrier, share.shares)
+        multiply(between, row, count, matrices.second, c, c_row, add, share.share, share.shares)
 
 
 def _rows_forward(variant: str, step: Callable[..., None]) -> Callable[..., None]:
     @compiled(variant)
     def forward(
-        share: int, shares: int, begin: int, end: int, steps: Any, keep: bool, fresh: bool, meeting: Any,
-        inputs: Any, weight_x: Any, x2: Any, h2: Any, first: Any, second: Any, between: Any, p2: Any,
-        projection: Any, hidden2: Any, y2: Any, norm_x: int, eps_x: float,
-        x: Any, index: Any, x_mean: Any, x_scale: Any, *rest: Any,
+        share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any,
+        h: Any, y: Any,
     ) -> None:  # fmt: skip
         # Products are divided by columns, of all rows, or not: then each part needs its own rows only.
+        own, shares, begin, barrier = share.share, share.shares, share.begin, steps.barrier
         top = 0 if shares > 1 else begin
-        for k in range(steps.shape[0]):
-            row, alive = steps[k, 0], steps[k, 1]
-            stop = min(end, alive)
+        for k in range(steps.start, steps.stop):
+            row, alive = steps.order[k, 0], steps.order[k, 1]
+            stop = min(share.end, alive)
             count = (alive if shares > 1 else stop) - top
-            slot = row if keep else 0
-            x_row = row if fresh else 0
-            if weight_x.shape[0] > 0:
-                multiply(inputs, row + top, count, weight_x, x2, row - x_row + top, False, share, shares)
-            _through(
-                h2, top, count, first, second, between, top, p2, slot + top, False, share, shares, meeting
+            slot = row if steps.keep else 0
+            x_row = row if steps.fresh else 0
+            if steps.own_x:
+                multiply(
+                    flat.inputs,
+                    row + top,
+                    count,
+                    matrices.input,
+                    flat.x,
+                    row - x_row + top,
+                    False,
+                    own,
+                    shares,
+                )
+            _recurrent_product(
+                flat.h, top, count, matrices, flat.between, top, flat.p, slot + top, False, share, barrier
             )
-            meet(meeting, shares)
-            if weight_x.shape[0] > 0:
+            meet(barrier, shares)
+            if steps.own_x:
                 for r in range(row - x_row + begin, row - x_row + stop):
-                    for s in range(x.shape[1]):
-                        x_mean[r, s], x_scale[r, s] = moments(x, r, s, norm_x, eps_x)
-            step(begin, stop, row, slot, x, index, x_row, x_mean, x_scale, *rest)
-            meet(meeting, shares)
-            if projection.shape[0] > 0:
-                multiply(hidden2, top, count, projection, h2, top, False, share, shares)
-                meet(meeting, shares)
+                    rows.measure(x, r)
+            step(begin, stop, row, slot, x, x_row, p, previous, cell, h, y)
+            meet(barrier, shares)
+            if matrices.projection.shape[0] > 0:
+                multiply(flat.hidden, top, count, matrices.projection, flat.h, top, False, own, shares)
+                meet(barrier, shares)
                 for r in range(begin, stop):
-                    for j in range(h2.shape[1]):
-                        y2[row + r, j] = h2[r, j]
+                    for j in range(flat.h.shape[1]):
+                        flat.y[row + r, j] = flat.h[r, j]
 
     return forward
 
@@ -84,45 +80,41 @@ def _rows_forward(variant: str, step: Callable[..., None]) -> Callable[..., None
 def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callable[..., None]:
     @compiled(variant)
     def backward(
-        part: int, share: int, shares: int, begin: int, end: int, start: int, stop: int, steps: Any,
-        fresh: bool, meeting: Any, inputs: Any, weight_x: Any, x2: Any, dp2: Any, first: Any, second: Any,
-        between: Any, dh2: Any, pull_start: bool, projection: Any, d_hidden2: Any, d_outputs2: Any, dy2: Any,
-        d_row: int, own_x: bool, norm_x: int, eps_x: float, gain_x: Any, dx: Any, sums: Any,
-        x: Any, index: Any, x_mean: Any, x_scale: Any, *rest: Any,
-    ) -> None:  # fmt: skip
-        own = sums[4 * part : 4 * part + 4]
+        share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any, d: Any
+    ) -> None:
+        own, shares, begin, barrier = share.share, share.shares, share.begin, steps.barrier
+        sums = d.sums[4 * share.part : 4 * share.part + 4]
         top = 0 if shares > 1 else begin
-        for k in range(stop - 1, start - 1, -1):
-            row, alive = steps[k, 0], steps[k, 1]
-            last = min(end, alive)
+        for k in range(steps.stop - 1, steps.start - 1, -1):
+            row, alive = steps.order[k, 0], steps.order[k, 1]
+            last = min(share.end, alive)
             count = (alive if shares > 1 else last) - top
-            x_row = row if fresh else 0
-            to = row - d_row
-            if fresh:
-                multiply(inputs, row + top, count, weight_x, x2, top, False, share, shares)
-            if projection.shape[0] > 0:
-                meet(meeting, shares)
+            x_row = row if steps.fresh else 0
+            to = row - d.first
+            if steps.fresh:
+                multiply(flat.inputs, row + top, count, matrices.input, flat.x, top, False, own, shares)
+            if matrices.projection.shape[0] > 0:
+                meet(barrier, shares)
                 for r in range(begin, last):
-                    for j in range(dh2.shape[1]):
-                        dh2[r, j] += dy2[row + r, j]
-                        d_outputs2[to + r, j] = dh2[r, j]
-                meet(meeting, shares)
-                multiply(dh2, top, count, projection, d_hidden2, top, False, share, shares)
-            meet(meeting, shares)
-            if fresh:
+                    for j in range(flat.h.shape[1]):
+                        flat.h[r, j] += flat.y[row + r, j]
+                        flat.d_outputs[to + r, j] = flat.h[r, j]
+                meet(barrier, shares)
+                multiply(flat.h, top, count, matrices.projection, flat.hidden, top, False, own, shares)
+            meet(barrier, shares)
+            if steps.fresh:
                 for r in range(begin, last):
-                    for s in range(x.shape[1]):
-                        x_mean[r, s], x_scale[r, s] = moments(x, r, s, norm_x, eps_x)
-            step(begin, last, part, row, x, index, x_row, x_mean, x_scale, *rest)
-            if own_x:
+                    rows.measure(x, r)
+            step(begin, last, share.part, row, x, x_row, p, previous, cell, d)
+            if steps.own_x:
                 for r in range(begin, last):
                     at = row - x_row + r
-                    for s in range(x.shape[1]):
-                        back(dx, to + r, x, at, s, x_mean, x_scale, at, gain_x, norm_x, own, GAIN_X)
-            meet(meeting, shares)
-            if k > 0 or pull_start:
-                _through(
-                    dp2, to + top, count, first, second, between, top, dh2, top, add, share, shares, meeting
+                    for s in range(d.dx.shape[1]):
+                        back(d.dx, to + r, x.values, at, s, x, at, sums, GAIN_X)
+            meet(barrier, shares)
+            if k > 0 or steps.pull_start:
+                _recurrent_product(
+                    flat.p, to + top, count, matrices, flat.between, top, flat.h, top, add, share, barrier
                 )
 
     return backward
@@ -131,27 +123,28 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
 def _columns_forward(variant: str, step: Callable[..., None]) -> Callable[..., None]:
     @compiled(variant)
     def forward(
-        share: int, shares: int, begin: int, end: int, steps: Any, keep: bool, fresh: bool, meeting: Any,
-        inputs: Any, weight_x: Any, x2: Any, h2: Any, first: Any, second: Any, between: Any, p2: Any,
-        projection: Any, hidden2: Any, y2: Any, order: Any,
-        x: Any, index: Any, x_mean: Any, x_var: Any, *rest: Any,
+        share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any,
+        h: Any, y: Any,
     ) -> None:  # fmt: skip
-        for k in range(steps.shape[0]):
-            row, count = steps[k, 0], steps[k, 1]
-            slot = row if keep else 0
-            x_row = row if fresh else 0
-            if weight_x.shape[0] > 0:
-                multiply(inputs, row, count, weight_x, x2, row - x_row, False, share, shares)
-            _through(h2, 0, count, first, second, between, 0, p2, slot, False, share, shares, meeting)
-            meet(meeting, shares)
-            step(begin, end, count, k, row, slot, order, x, index, x_row, x_mean, x_var, *rest)
-            meet(meeting, shares)
-            if projection.shape[0] > 0:
-                multiply(hidden2, 0, count, projection, h2, 0, False, share, shares)
-                meet(meeting, shares)
-                for r in range(count * share // shares, count * (share + 1) // shares):
-                    for j in range(h2.shape[1]):
-                        y2[row + r, j] = h2[r, j]
+        own, shares, barrier = share.share, share.shares, steps.barrier
+        for k in range(steps.start, steps.stop):
+            row, count = steps.order[k, 0], steps.order[k, 1]
+            slot = row if steps.keep else 0
+            x_row = row if steps.fresh else 0
+            if steps.own_x:
+                multiply(flat.inputs, row, count, matrices.input, flat.x, row - x_row, False, own, shares)
+            _recurrent_product(
+                flat.h, 0, count, matrices, flat.between, 0, flat.p, slot, False, share, barrier
+            )
+            meet(barrier, shares)
+            step(share.begin, share.end, count, k, row, slot, x, x_row, p, previous, cell, h, y)
+            meet(barrier, shares)
+            if matrices.projection.shape[0] > 0:
+                multiply(flat.hidden, 0, count, matrices.projection, flat.h, 0, False, own, shares)
+                meet(barrier, shares)
+                for r in range(count * own // shares, count * (own + 1) // shares):
+                    for j in range(flat.h.shape[1]):
+                        flat.y[row + r, j] = flat.h[r, j]
 
     return forward
 
@@ -159,31 +152,29 @@ def _columns_forward(variant: str, step: Callable[..., None]) -> Callable[..., N
 def _columns_backward(variant: str, step: Callable[..., None], add: bool) -> Callable[..., None]:
     @compiled(variant)
     def backward(
-        share: int, shares: int, begin: int, end: int, start: int, stop: int, steps: Any, fresh: bool,
-        meeting: Any, inputs: Any, weight_x: Any, x2: Any, dp2: Any, first: Any, second: Any, between: Any,
-        dh2: Any, pull_start: bool, projection: Any, d_hidden2: Any, d_outputs2: Any, dy2: Any, d_row: int,
-        order: Any, x: Any, index: Any, x_mean: Any, x_var: Any, *rest: Any,
-    ) -> None:  # fmt: skip
-        for k in range(stop - 1, start - 1, -1):
-            row, count = steps[k, 0], steps[k, 1]
-            x_row = row if fresh else 0
-            if fresh:
-                multiply(inputs, row, count, weight_x, x2, 0, False, share, shares)
-            if projection.shape[0] > 0:
-                for r in range(count * share // shares, count * (share + 1) // shares):
-                    for j in range(dh2.shape[1]):
-                        dh2[r, j] += dy2[row + r, j]
-                        d_outputs2[row - d_row + r, j] = dh2[r, j]
-                meet(meeting, shares)
-                multiply(dh2, 0, count, projection, d_hidden2, 0, False, share, shares)
-            meet(meeting, shares)
-            step(begin, end, count, k, row, order, x, index, x_row, x_mean, x_var, *rest)
-            meet(meeting, shares)
-            if k > 0 or pull_start:
-                _through(
-                    dp2, row - d_row, count, first, second, between, 0, dh2, 0, add, share, shares, meeting
+        share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any, d: Any
+    ) -> None:
+        own, shares, barrier = share.share, share.shares, steps.barrier
+        for k in range(steps.stop - 1, steps.start - 1, -1):
+            row, count = steps.order[k, 0], steps.order[k, 1]
+            x_row = row if steps.fresh else 0
+            if steps.fresh:
+                multiply(flat.inputs, row, count, matrices.input, flat.x, 0, False, own, shares)
+            if matrices.projection.shape[0] > 0:
+                for r in range(count * own // shares, count * (own + 1) // shares):
+                    for j in range(flat.h.shape[1]):
+                        flat.h[r, j] += flat.y[row + r, j]
+                        flat.d_outputs[row - d.first + r, j] = flat.h[r, j]
+                meet(barrier, shares)
+                multiply(flat.h, 0, count, matrices.projection, flat.hidden, 0, False, own, shares)
+            meet(barrier, shares)
+            step(share.begin, share.end, count, k, row, x, x_row, p, previous, cell, d)
+            meet(barrier, shares)
+            if k > 0 or steps.pull_start:
+                _recurrent_product(
+                    flat.p, row - d.first, count, matrices, flat.between, 0, flat.h, 0, add, share, barrier
                 )
-                meet(meeting, shares)
+                meet(barrier, shares)
 
     return backward
 
