@@ -15,10 +15,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qlstm_core.jit import compiled
+from qlstm_core.packed.format import LARGEST_ENTRY
 
-ENTRY_LIMIT = {8: 255, 12: 4095, 16: 65535}
+ENTRY_LIMIT = {8: 255, 12: 4095, 16: LARGEST_ENTRY}
 """The largest table entry by ``activation_bits``."""
 
 # Adding 1.5 · 2^23 rounds a float32 of magnitude below 2^22 to the nearest integer (ties to even), which then
