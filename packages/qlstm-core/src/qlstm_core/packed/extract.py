@@ -19,7 +19,10 @@ from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.format import MAX_COLUMNS
 from qlstm_core.packed.network import Cell, Config, Floats, Matrix, Network, Norm
 
-_TOLERANCE = 1e-4  # of a row's largest weight: what float32 may have rounded
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Return what rounding may have cost, of a row's largest weight."""
+    return max(1e-4, torch.finfo(dtype).eps)
 
 
 @torch.no_grad()
@@ -115,6 +118,8 @@ def _matrix(layer: RecurrentLayer, key: str, suffix: str, dense: Tensor) -> Matr
         raise ValueError(f"weight_{key}{suffix} holds values that are not finite")
     weight = layer.get_parameter(f"weight_{key}{suffix}").detach().view(dense.shape)
     curvature = getattr(layer, f"curvature_{key}{suffix}", None)
+    if not torch.isfinite(weight).all():  # rounding to levels may hide it
+        raise ValueError(f"weight_{key}{suffix} holds values that are not finite: the network has diverged")
     try:
         planes = quantizer.bitplanes(weight, None if curvature is None else curvature.view_as(weight))
     except (ValueError, NotImplementedError) as error:
@@ -123,7 +128,7 @@ def _matrix(layer: RecurrentLayer, key: str, suffix: str, dense: Tensor) -> Matr
         planes.signs, planes.scales.float(), None if planes.offset is None else planes.offset.float()
     )
     off = float((planes.dense().double() - dense.double()).abs().max())
-    if off > _TOLERANCE * float(dense.abs().max()):
+    if off > _tolerance(dense.dtype) * float(dense.abs().max()):
         raise ValueError(
             f"{name}: bitplanes() is off by {off:.2g} from what forward() returns in eval(); "
             "`qlstm check` tells more"
@@ -151,13 +156,14 @@ def _row_factor(
             f"{type(layer).__name__} multiplies with a {type(linear).__name__} that the kernels do not know; "
             "they know the weights of LSTM, GRU, FactorizedLSTM and GroupedLSTM"
         )
+    tolerance = _tolerance(found.dtype)
     found, given = found.double(), given.double()
     square = given.square().sum(-1)
     factor = (found * given).sum(-1) / torch.where(square > 0, square, torch.ones_like(square))
     if not reweighted:
         factor = torch.ones_like(factor)
     off = (found - factor.unsqueeze(-1) * given).abs().amax(-1)
-    if bool((off > _TOLERANCE * found.abs().amax(-1)).any()):
+    if bool((off > tolerance * found.abs().amax(-1)).any()):
         name = type(layer.normalizers[f"{key}_l0"]).__name__ if reweighted else type(layer).__name__
         raise ValueError(
             f"{name} cannot be packed: it changes the quantized weight in a way that bits cannot follow; "
