@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
-import os
 import re
 import shutil
-import signal
 import sys
 import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from qlstm_core import terminal
 from qlstm_core.plugins import PluginError, PluginRecord, PluginWarning, registry
 from qlstm_core.plugins.discovery import unknown_disabled
 from qlstm_core.plugins.errors import suggest
@@ -122,50 +120,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+    """Run the command line and return its exit code: 0; 1 where a check failed; 2 for unusable input.
 
     Args:
         arguments: without the program's name; default: those of the process.
-
-    Returns:
-        0; 1 where a check failed; 2 for unusable input, or output that could not be written; 130 after an
-        interrupt; 141 where whoever read the output went away before its end, as of other programs.
     """
-    _prepare_output()
-    try:
-        try:
-            return _run(arguments)
-        finally:
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        _give_up_output()
-        return 128 + 13  # SIGPIPE, which Windows does not have
-    except OSError as error:  # of the output: each command names the files it cannot read
-        _give_up_output()
-        print(f"qlstm: error: {printable(str(error))}", file=sys.stderr)
-        return 2
+    return terminal.run("qlstm", lambda: _main(arguments))
 
 
-def _prepare_output() -> None:
-    """Let everything be printed: to a stream that is closed, and in an encoding that lacks characters."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _give_up_output() -> None:
-    """Write nothing more: the interpreter would try again at its end, and complain."""
-    with contextlib.suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-def _run(arguments: Sequence[str] | None) -> int:
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser, commands = _parser()
     if words and not words[0].startswith("-") and words[0] not in commands:
@@ -246,7 +209,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 
 def _plugins(options: argparse.Namespace) -> int:
     # The list itself says what failed; and what a plugin prints while imported must not spoil the document.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore", PluginWarning)
         records = registry.plugins()
     for message in unknown_disabled(record.name for record in records):
