@@ -244,7 +244,7 @@ class PackedLayer(SequenceCall):
                 f"a step has {features} dimensions, or {features + 1} with a batch, got {x.ndim}"
             )
         batched = x.ndim > features
-        if features and not self._looked:
+        if features and x.size and not self._looked:
             self._look(x.reshape(-1, x.shape[-1]), stacklevel=4)
         given = _states(state)
         if given is not None and not batched:
@@ -277,7 +277,7 @@ class PackedLayer(SequenceCall):
 
     def _look(self, x: NDArray[np.float32], stacklevel: int) -> None:
         """Warn, at the first call with vectors only, where one feature leaves few bits for the others."""
-        self._looked = len(x) > 0
+        self._looked = True
         hint = outweighed(x, ENTRY_LIMIT[self.activation_bits])
         if hint:
             more = "" if self.activation_bits == 16 else ", or pack(layer, activation_bits=16)"
@@ -304,7 +304,7 @@ class PackedLayer(SequenceCall):
         starts = np.cumsum(sizes) - sizes
         places, size = self._program.places(batch, rows)
         inputs = _inputs(x, config.input_size)
-        if not self._looked:
+        if not self._looked and len(inputs[0]):
             self._look(inputs[0], stacklevel=6)
         self._run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, _ROOM.of(size), places)
         return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.states)])
