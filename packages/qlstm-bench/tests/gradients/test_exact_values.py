@@ -264,3 +264,28 @@ def test_a_text_tasks_measured_loss_is_that_of_the_last_step(text_file: Path) ->
     assert found.norms == pytest.approx(expected.norms, rel=1e-9)
     assert found.cell_norms == pytest.approx(expected.cell_norms, rel=1e-9)
     assert found.norms[-1] > 1e-3
+
+
+def test_a_text_tasks_gradients_are_measured_in_training_mode(text_file: Path) -> None:
+    """A stochastic quantizer samples: another seed, other gradients; the same, the same."""
+    settings: dict[str, Any] = {"data": str(text_file), "hidden": 4, "batch": 4, "unroll": 12, "steps": 1}
+    task = CharLM()
+    task.prepare(RunConfig.build({**CharLM.defaults, **settings}))
+    model = task.model("binary-connect:stochastic=true", "layer").eval()
+    first, again, other = (task_gradient_norms(task, model, seed)[0].norms for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_measured_bound_of_a_gru_counts_what_the_update_gate_keeps() -> None:
+    """With W_h = 0 all that passes is z, one half here, where the proposition has 1."""
+    layer = GRU(1, 2, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+    x = torch.zeros(3, 1, 1, dtype=torch.float64)
+    (analysis,) = analyze(layer, lambda: layer(x)[0].sum())
+    assert analysis.bounds is not None
+    assert_values(analysis.bounds.measured.right, analysis.bounds.dh / 2)
+    assert_values(analysis.bounds.left, analysis.bounds.dh / 2)
+    assert_values(analysis.bounds.proposition.right, analysis.bounds.dh)
