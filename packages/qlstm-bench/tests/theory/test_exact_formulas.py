@@ -1,4 +1,4 @@
-"""Formulas of the theory as numbers worked out by hand: a bound that holds need not be the one that is meant."""
+"""Formulas of the theory as numbers worked out by hand: a bound that holds need not be the one meant."""
 
 from __future__ import annotations
 
