@@ -136,6 +136,14 @@ def test_pixels_are_scaled_and_tokens_are_not(tmp_path: Path) -> None:
     assert task.recurrent(task.model("none", "none")).input_size == 256
 
 
+def test_digits_are_scaled_by_their_largest_value() -> None:
+    """scikit-learn's pixels are integers from 0 to 16."""
+    digits = load_sequences("digits")
+    for values, _ in (digits.train, digits.valid, digits.test):
+        assert (values.min(), values.max()) == (0, 1)
+        assert np.array_equal(values * 16, np.rint(values * 16))
+
+
 def test_digits_are_learnt(tmp_path: Path) -> None:
     """Sixty steps on the embedded images go well beyond one in ten."""
     settings = {"task": "digits", "normalizer": "layer", "hidden": 32, "steps": 60, "device": "cpu"}
