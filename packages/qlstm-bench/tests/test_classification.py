@@ -179,8 +179,8 @@ def test_a_torch_dataset_is_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({"a": np.zeros(3)}, "holds a; expected x and y, or x_train"),
-        ({"x": np.zeros((20, 3))}, "holds x; expected x and y"),
+        ({"a": np.zeros(3)}, "holds 'a'; expected x and y, or x_train"),
+        ({"x": np.zeros((20, 3))}, "holds 'x'; expected x and y"),
         ({"x": np.zeros(20), "y": np.zeros(20, int)}, r"shape \(n, T\) or \(n, T, features\), got \(20,\)"),
         ({"x": np.zeros((20, 3)), "y": np.zeros(20)}, "labels must be 20 integers.* got float64"),
         ({"x": np.zeros((20, 3)), "y": np.zeros(19, int)}, r"labels must be 20 integers.* got int64 \(19,\)"),
@@ -230,3 +230,41 @@ def test_settings_that_do_not_fit_are_named(npz: str) -> None:
         prepared("ptb-char")
     with pytest.raises(DataError, match=r"failed with TypeError"):
         load_sequences(object())
+
+
+def test_a_datasets_items_are_taken_as_they_are_or_refused() -> None:
+    """Tensors with gradients are data too; numbers are neither rounded nor promoted without a word."""
+    values = torch.randn(20, 3, requires_grad=True)
+    data = load_sequences([(row, torch.tensor(float(index % 2))) for index, row in enumerate(values)])
+    assert sorted(
+        map(tuple, np.concatenate([data.split(part)[0] for part in ("train", "valid", "test")]))
+    ) == (sorted(map(tuple, values.detach().numpy())))
+    for items, problem in (
+        ([(row, 0.5) for row in values], "a label must be a whole number, got 0.5"),
+        ([(row, "1") for row in values], "a label must be a whole number, got '1'"),
+        ([(row, float("inf")) for row in values], "OverflowError"),
+        ([(row, 2**70) for row in values], "OverflowError"),
+        ([(row, 2_000_000_000) for row in values], "labels must be numbered from 0, below 262144"),
+        ([(np.zeros(3, [np.uint8, np.float32][n % 2]), 0) for n in range(20)], "dtypes: float32, uint8"),
+        ([(row.bfloat16(), 1) for row in values], "TypeError: Got unsupported ScalarType BFloat16"),
+        ([(row.to("meta"), 1) for row in values], "failed with"),
+        ([(values[n, : 1 + n % 2], 1) for n in range(20)], "all sequences of one shape and dtype"),
+    ):
+        with pytest.raises(DataError, match=problem) as caught:
+            load_sequences(items)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_digest_of_a_dataset_says_how_it_is_split() -> None:
+    x, y = torch.arange(120.0).reshape(40, 3), torch.arange(40) % 2
+
+    def digest(first: int, second: int, values: Tensor = x) -> str:
+        cuts = {"train": slice(0, first), "valid": slice(first, second), "test": slice(second, None)}
+        return load_sequences({part: TensorDataset(values[cut], y[cut]) for part, cut in cuts.items()}).sha256
+
+    digests = [digest(20, 30), digest(20, 31), digest(21, 30), digest(20, 30, x.double())]
+    digests += [
+        load_sequences(TensorDataset(values, y)).sha256 for values in (x, x.double(), x.reshape(40, 1, 3))
+    ]
+    assert len(set(digests)) == 7
+    assert digest(20, 30) == digests[0]
