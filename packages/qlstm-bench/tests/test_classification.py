@@ -124,6 +124,30 @@ def test_loss_is_taken_at_the_last_step(npz: str) -> None:
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, labels[0]))
 
 
+def test_the_measured_loss_is_that_of_validations_first_sequences(npz: str) -> None:
+    for batch in (4, 9):
+        task = prepared(npz, batch=batch)
+        model = task.model("none", "none")
+        values, labels = (torch.from_numpy(part[:batch]) for part in load_sequences(npz).valid)
+        expected = nn.functional.cross_entropy(model(values.T.unsqueeze(-1).float()), labels)
+        torch.testing.assert_close(task.final_step_loss(model), expected)
+
+
+def test_one_set_of_sequences_is_shuffled_and_split(tmp_path: Path) -> None:
+    """Sequences that come sorted by label are mixed, always alike, and each is in one part with its label."""
+    labels = np.arange(200) // 100
+    np.savez(tmp_path / "sorted.npz", x=np.stack([np.arange(200.0), labels], 1), y=labels)
+    data = load_sequences(str(tmp_path / "sorted.npz"))
+    parts = [data.split(part) for part in ("train", "valid", "test")]
+    assert [len(values) for values, _ in parts] == [160, 20, 20]
+    assert sorted(np.concatenate([values[:, 0] for values, _ in parts])) == list(range(200))
+    for values, labels in parts:
+        assert values[:, 1].tolist() == labels.tolist()
+        assert 0.2 < labels.mean() < 0.8
+    again = load_sequences(str(tmp_path / "sorted.npz"))
+    assert again.valid[0].tolist() == data.valid[0].tolist()
+
+
 def test_pixels_are_scaled_and_tokens_are_not(tmp_path: Path) -> None:
     pixels = np.array([[0, 51, 255]] * 20, dtype=np.uint8)
     labels = np.arange(20) % 2
@@ -201,11 +225,18 @@ def test_unfit_arrays_are_named(tmp_path: Path, arrays: dict[str, Any], problem:
 
 
 def test_an_npz_with_its_own_split(tmp_path: Path) -> None:
-    arrays = {"x_train": np.zeros((20, 3)), "y_train": np.arange(20) % 2}
+    arrays = {"x_train": np.arange(60.0).reshape(20, 3), "y_train": np.arange(20) % 2}
     arrays |= {"x_test": np.ones((4, 3)), "y_test": np.arange(4) % 2}
     np.savez(tmp_path / "keras.npz", **arrays)
     data = load_sequences(str(tmp_path / "keras.npz"))
     assert [len(data.split(name)[0]) for name in ("train", "valid", "test")] == [18, 2, 4]
+    assert data.valid[0].tolist() == [[54, 55, 56], [57, 58, 59]]
+    whole = {**arrays, "x_valid": np.full((3, 3), 5.0), "y_valid": np.array([1, 0, 1])}
+    np.savez(tmp_path / "whole.npz", **whole)
+    whole_data = load_sequences(str(tmp_path / "whole.npz"))
+    for part in ("train", "valid", "test"):
+        for found, name in zip(whole_data.split(part), "xy", strict=True):
+            np.testing.assert_array_equal(found, whole[f"{name}_{part}"])
     np.savez(tmp_path / "other.npz", **{**arrays, "x_test": np.ones((4, 2))})
     with pytest.raises(DataError, match="different shapes"):
         load_sequences(str(tmp_path / "other.npz"))
@@ -268,3 +299,14 @@ def test_the_digest_of_a_dataset_says_how_it_is_split() -> None:
     ]
     assert len(set(digests)) == 7
     assert digest(20, 30) == digests[0]
+
+
+def test_the_digest_of_arrays_says_their_dtype() -> None:
+    """The same bytes read as tokens and as numbers are other data."""
+    bits = np.random.default_rng(0).random((20, 3)).astype(np.float32)
+    labels = [index % 2 for index in range(20)]
+    tokens = (bits * 1000).astype(np.int32)
+    as_floats = tokens.view(np.float32)
+    one, other = (load_sequences(list(zip(x, labels, strict=True))) for x in (tokens, as_floats))
+    assert one.train[0].tobytes() == other.train[0].tobytes()
+    assert one.sha256 != other.sha256

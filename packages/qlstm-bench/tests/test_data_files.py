@@ -255,14 +255,16 @@ def idx(magic: int, shape: tuple[int, ...], values: bytes) -> bytes:
 
 @pytest.fixture
 def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with MNIST's files, of other bytes than the published ones."""
+    """A folder with MNIST's files, of other bytes than the published ones: each image is its label's pixel."""
     folder = tmp_path / "data" / "mnist"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for part, count in (("train", 60_000), ("t10k", 10_000)):
-        labels = rng.integers(0, 10, count, dtype=np.uint8).tobytes()
-        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(0x803, (count, 28, 28), bytes(count * 784)))
-        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(0x801, (count,), labels))
+        labels = rng.integers(0, 10, count, dtype=np.uint8)
+        images = np.zeros((count, 28, 28), np.uint8)
+        images[np.arange(count), 3, labels] = 255
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(0x803, images.shape, images.tobytes()))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(0x801, (count,), labels.tobytes()))
     monkeypatch.setenv("QLSTM_DATA", str(tmp_path / "data"))
     return folder
 
@@ -273,6 +275,11 @@ def test_mnist_is_accepted_by_its_content(mnist: Path) -> None:
     assert [data.split(part)[0].shape for part in ("train", "valid", "test")] == [
         (50_000, 784), (10_000, 784), (10_000, 784)
     ]  # fmt: skip
+    for part in ("train", "valid", "test"):
+        pixels, labels = data.split(part)
+        assert (pixels[np.arange(len(labels)), 3 * 28 + labels] == 255).all(), (
+            "row by row, with its own label"
+        )
     assert data.classes == 10
     labels = gzip.decompress((mnist / "train-labels-idx1-ubyte.gz").read_bytes())[8:]
     assert data.valid[1].tolist() == list(labels[50_000:])

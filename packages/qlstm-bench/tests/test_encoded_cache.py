@@ -69,6 +69,14 @@ def test_a_large_text_is_encoded_once_and_mapped(
     assert sorted(path.name for path in folder.iterdir()) == ["codes.npy", "text.json"]
 
 
+@pytest.mark.parametrize("piece", [1, 7, 2399, 2400, 2401])
+def test_a_large_text_is_encoded_in_several_pieces(
+    large: str, right: Text, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(encoded, "CHUNK", piece)
+    check_same(load_text(large), right)
+
+
 def rewritten(change: Callable[[dict[str, object]], object]) -> Callable[[Path], object]:
     """A damage to what text.json says."""
 

@@ -133,7 +133,7 @@ class Place:
         except OSError as error:
             raise DataError(
                 f"{folder} cannot be written to: {error.strerror or error}; set QLSTM_CACHE to a folder with "
-                "room for the encoded text: up to 8 bytes a symbol, half of them while it is encoded"
+                "room for the encoded text: 1 to 4 bytes a symbol, and 4 more while it is made"
             ) from error
 
 
