@@ -255,7 +255,7 @@ def idx(magic: int, shape: tuple[int, ...], values: bytes) -> bytes:
 
 @pytest.fixture
 def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with MNIST's files, of other bytes than the published ones: each image is its label's pixel."""
+    """A folder with MNIST's files, of other bytes than the published ones: an image is its label's pixel."""
     folder = tmp_path / "data" / "mnist"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
