@@ -114,7 +114,7 @@ def test_a_read_only_run_folder_is_named(as_a_user: Callable[[Path], None], tiny
         assert str(outcome.run.directory) in str(caught.value)
         for write in (
             lambda: outcome.run.log({"step": 3}),
-            lambda: outcome.run.rewind_metrics(0),
+            lambda: outcome.run.rewind(None),
             lambda: outcome.run.save_checkpoint({}),
             lambda: outcome.run.save_model({}),
             lambda: outcome.run.start(),
