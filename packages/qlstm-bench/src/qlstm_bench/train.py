@@ -14,7 +14,7 @@ from lightning_fabric import seed_everything
 
 from qlstm_bench.config import RunConfig
 from qlstm_bench.errors import BenchError
-from qlstm_bench.loggers import check_installed
+from qlstm_bench.loggers import check_loggers
 from qlstm_bench.optimization import check_curvature, make_optimizer
 from qlstm_bench.parallel import Team, launched_processes, make_fabric
 from qlstm_bench.results import Result
@@ -154,7 +154,7 @@ def train(
 def _train(settings: Mapping[str, Any], out: Path, force: bool, listen: Listener | None) -> Outcome:
     check_writable(out)
     config, task = resolve(settings)
-    check_installed(config.log)
+    check_loggers(config.log, out)
     task.prepare(config)
     fabric = make_fabric(config)
     seed_everything(config.seed, verbose=False)
