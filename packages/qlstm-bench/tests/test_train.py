@@ -80,13 +80,12 @@ STATEFUL = [
     {"precision": "bf16-mixed", "normalizer": "layer", "steps": None, "epochs": 1, "batch": 8, "unroll": 60},
     # What the schedule, the average of the weights and the best of them have seen: it stops before the end.
     {
-        "lr": 0.5,
+        "lr": 3.0,
         "steps": 30,
         "eval_every": 1,
         "stall_divisor": 1.5,
         "average": 0.6,
         "patience": 4,
-        "epoch_decay": 0.9,
     },
 ]
 
