@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qlstm_bench.gradients.recording import recordings
 from qlstm_bench.results import Result
 from qlstm_bench.runs import Run, RunError
 
@@ -62,6 +63,7 @@ def collect(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
             run = Run.read(directory)
             result = run.result()
             rows = run.metrics()
+            recordings(directory)  # which the page draws: damage is told here
         except RunError as error:
             problems.append(str(error))
             continue
