@@ -56,14 +56,14 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
 
     def update(stepped: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         for name, layer, key in tracked:
-            # Looked up at each step: moving a module replaces its buffers, loading one may replace its weights.
+            # Looked up at each step: moving a module replaces its buffers, loading one maybe its weights.
             weight = source_of(layer, f"weight_{key}")
             state = stepped.state.get(weight)
             if not state:
                 if not _holds(stepped, weight):
                     raise ValueError(
-                        f"the optimizer no longer holds {name}: another parameter has taken its place (as with "
-                        "load_state_dict(assign=True)), which no step will change; make the optimizer anew, "
+                        f"the optimizer no longer holds {name}: another parameter has taken its place (as "
+                        "with load_state_dict(assign=True)), which no step will change; make the optimizer anew, "
                         "then call track_curvature"
                     )
                 continue  # no gradient reached it yet

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from qlstm_core import Normalizer
 
 _SHORTEST = 1e-12
-"""The length that a row is taken to have at least, as in :func:`torch.nn.functional.normalize`; but no less than
-the smallest normal number of the weight's dtype, over which a gradient stays finite."""
+"""The length that a row is taken to have at least, as in :func:`torch.nn.functional.normalize`; but not less
+than the smallest normal number of the weight's dtype, over which a gradient stays finite."""
 
 
 class WeightNorm(Normalizer):

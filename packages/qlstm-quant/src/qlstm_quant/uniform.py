@@ -166,7 +166,7 @@ class _WithTangent(_LearnedStep):
 
 
 def _slopes(ctx: Any) -> tuple[Tensor, Tensor, float]:
-    """Return what LSQ takes for each value's derivatives by its weight and by the step, the latter over g; g."""
+    """Return what LSQ takes for each value's derivatives by its weight and, over g, by the step; and g."""
     weight, codes, step = ctx.saved_tensors
     ratio = _over(weight, step)
     inside = ratio.abs() < ctx.largest

@@ -31,7 +31,7 @@ class GRU(RecurrentLayer):
         output, h = layer(torch.randn(100, 64, 50))   # (100, 64, 128), (2, 64, 128)
 
     Raises:
-        ValueError: a ``proj_size`` other than 0, which is in its place as for torch.nn.GRU, or a normaliser with ``cell=true``.
+        ValueError: a ``proj_size`` other than 0, or a normaliser with ``cell=true``.
 
     Source: Cho et al. 2014, arXiv:1406.1078.
     """

@@ -112,7 +112,7 @@ def run_loop(
         # Sequences that have ended (or, in reverse, not begun) keep their state.
         state = (
             new
-            if alive == len(state[0])
+            if alive == state[0].shape[0]
             else tuple(torch.cat([n, s[alive:]]) for n, s in zip(new, state, strict=True))
         )
         outputs[t] = new[0]
@@ -214,5 +214,5 @@ def run_torch(
 
 
 def _copied(rows: Tensor) -> Tensor:
-    """Return a copy where torch.export traces: the steps of a view of them would fix the size of the batch."""
+    """Return a copy where torch.export traces: the steps of a view would fix the size of the batch."""
     return rows.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else rows

@@ -353,7 +353,7 @@ _REPR_DEFAULTS: dict[str, Any] = {
 
 
 def source_of(layer: WeightedLayer, name: str) -> nn.Parameter:
-    """Return the parameter that a weight is, or where it is computed, the one of its shape that it comes from.
+    """Return the parameter that a weight is, or, where it is computed, the one of its shape behind it.
 
     Computed weights are those of ``torch.nn.utils.parametrize`` and, recomputed by a hook before each forward
     call, of ``torch.nn.utils.prune`` and the older ``weight_norm`` and ``spectral_norm``.

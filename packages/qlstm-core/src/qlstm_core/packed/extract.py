@@ -21,11 +21,9 @@ from qlstm_core.packed.format import MAX_COLUMNS
 from qlstm_core.packed.network import Cell, Config, Floats, Matrix, Network, Norm
 
 
-
 def _tolerance(dtype: torch.dtype) -> float:
     """Return what rounding may have cost, of a row's largest weight."""
     return max(1e-4, torch.finfo(dtype).eps)
-
 
 
 @torch.no_grad()
