@@ -69,7 +69,7 @@ class Training:
         self.module = model
         self.model, self.optimizer = fabric.setup(model, optimizer)
         if any(module.needs_curvature for module in model.modules() if isinstance(module, Quantizer)):
-            track_curvature(model, optimizer)  # after fabric has moved the model: it holds on to its buffers
+            track_curvature(model, optimizer)
         self.schedule = Schedule(self.config, optimizer, task.higher_is_better)
         self.average = averaged(model, self.config.average) if self.config.average else None
         self.best: dict[str, Any] | None = None

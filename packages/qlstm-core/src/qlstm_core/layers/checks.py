@@ -102,10 +102,13 @@ def check_features(x: Tensor, dtype: torch.dtype, input_size: int, packed: bool)
 def check_tokens(x: Tensor, input_size: int) -> None:
     """Check that tokens are smaller than ``input_size``; on a GPU, not to wait, the look-up traps.
 
+    Where a tensor's values cannot be read, under a trace or a transform, the look-up checks them, too.
+
     Raises:
         ValueError: a token out of range.
     """
-    if x.device.type == "cpu" and x.numel():
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if x.device.type == "cpu" and not traced and x.numel():
         smallest, largest = int(x.min()), int(x.max())
         if smallest < 0 or largest >= input_size:
             raise ValueError(

@@ -112,7 +112,7 @@ def run_loop(
         # Sequences that have ended (or, in reverse, not begun) keep their state.
         state = (
             new
-            if alive == len(state[0])
+            if alive == state[0].shape[0]
             else tuple(torch.cat([n, s[alive:]]) for n, s in zip(new, state, strict=True))
         )
         outputs[t] = new[0]
@@ -207,7 +207,12 @@ def run_torch(
     settings = (weights, has_bias, len(layers), dropout, training, bidirectional)
     steps, batch = len(batch_sizes), batch_sizes[0]
     if batch_sizes[-1] == batch:
-        y, *final = operator(x.view(steps, batch, -1), hx, *settings, False)
-        return y.flatten(0, 1), tuple(final)
+        y, *final = operator(_copied(x).view(steps, batch, x.shape[-1]), hx, *settings, False)
+        return _copied(y.flatten(0, 1)), tuple(final)
     y, *final = operator(x, torch.tensor(batch_sizes), hx, *settings)
     return y, tuple(final)
+
+
+def _copied(rows: Tensor) -> Tensor:
+    """Return a copy where torch.export traces: the steps of a view would fix the size of the batch."""
+    return rows.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else rows

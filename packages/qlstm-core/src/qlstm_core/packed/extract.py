@@ -15,6 +15,7 @@ from qlstm_core.layers import GRU, LSTM, FactorizedLSTM, RecurrentLayer
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
 from qlstm_core.layers.route import norm_obstacle
 from qlstm_core.layers.sequence import Path
+from qlstm_core.layers.weights import recompute
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.format import MAX_COLUMNS
 from qlstm_core.packed.network import Cell, Config, Floats, Matrix, Network, Norm
@@ -49,7 +50,15 @@ def extract(layer: RecurrentLayer) -> Network:
     if layer.state_quantizers:
         name = type(next(iter(layer.state_quantizers.values()))).__name__
         raise ValueError(f"state_quantizer {name} cannot be packed: only weights are; leave it at 'none'")
-    frozen = copy.deepcopy(layer).cpu().eval()
+    if any(parameter.is_meta for parameter in layer.parameters()):
+        raise ValueError(
+            "pack needs weights, but this layer is on the meta device, which has none: "
+            "layer.to_empty(device='cpu'), then load_state_dict"
+        )
+    # torch does not copy what a hook has computed, and which is as old as the last forward call.
+    computed = {id(t): t.detach() for t in vars(layer).values() if isinstance(t, Tensor) and not t.is_leaf}
+    frozen = copy.deepcopy(layer, computed).cpu().eval()
+    recompute(frozen)
     cells = tuple(_cell(frozen, index, direction) for index, direction in frozen._cells())
     network = Network(_config(frozen, family), cells)
     for (index, direction), cell in zip(network.config.cells(), cells, strict=True):
@@ -116,7 +125,7 @@ def _matrix(layer: RecurrentLayer, key: str, suffix: str, dense: Tensor) -> Matr
         raise ValueError(f"weight_{key}{suffix} has {dense.shape[-1]} columns, at most {MAX_COLUMNS} fit")
     if not torch.isfinite(dense).all():
         raise ValueError(f"weight_{key}{suffix} holds values that are not finite")
-    weight = layer.get_parameter(f"weight_{key}{suffix}").detach().view(dense.shape)
+    weight = getattr(layer, f"weight_{key}{suffix}").detach().view(dense.shape)
     curvature = getattr(layer, f"curvature_{key}{suffix}", None)
     if not torch.isfinite(weight).all():  # rounding to levels may hide it
         raise ValueError(f"weight_{key}{suffix} holds values that are not finite: the network has diverged")
