@@ -19,6 +19,7 @@ from qlstm_core.interfaces import (
     acts_on_activations,
     acts_on_weights,
 )
+from qlstm_core.layers.border import check_result
 from qlstm_core.layers.checks import check_arguments
 from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.selection import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
@@ -122,7 +123,7 @@ class WeightedLayer(nn.Module):
     ) -> LinearMap:
         """Return the path's linear map; ``normalizer`` is given where it acts on weights."""
         weight = self._path_weight(path, weights)
-        return Dense(weight if normalizer is None else normalizer.weight(weight))
+        return Dense(weight if normalizer is None else reweighted(normalizer, weight, f"{path}_l{layer}"))
 
     def _groups(self, layer: int) -> int:
         """Return how many independent groups the rows of a layer's gates are split into."""
@@ -265,7 +266,8 @@ class WeightedLayer(nn.Module):
             if key + suffix in self.quantizers:
                 quantizer = self.quantizers[key + suffix]
                 curvature = getattr(self, f"curvature_{key}{suffix}", None)
-                weights[key] = quantizer(weight, None if curvature is None else curvature.view_as(weight))
+                quantized = quantizer(weight, None if curvature is None else curvature.view_as(weight))
+                weights[key] = check_result(quantizer, f"weight_{key}{suffix}", weight, quantized)
         return weights
 
     def _path(self, layer: int, direction: int) -> Path:
@@ -283,7 +285,8 @@ class WeightedLayer(nn.Module):
                 if acts_on_activations(norm):
                     acting[key] = norm
         groups = self._groups(layer)
-        biases = [getattr(self, name + suffix).view(groups * self.gates, -1) for name in self._bias_names]
+        rows = (groups * self.gates, self.hidden_size // groups)
+        biases = [getattr(self, name + suffix).view(rows) for name in self._bias_names]
         state_quantizer = self.state_quantizers["state" + suffix] if self.state_quantizers else None
         assert state_quantizer is None or isinstance(state_quantizer, Quantizer)
         return Path(
@@ -409,6 +412,9 @@ def _hooks_of(layer: WeightedLayer, name: str) -> list[Any]:
         for hook in layer._forward_pre_hooks.values()
         if name in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
     ]
+def reweighted(normalizer: Normalizer, weight: Tensor, name: str) -> Tensor:
+    """Return the weight that a normaliser of weights makes of the one called ``weight_{name}``."""
+    return check_result(normalizer, f"weight_{name}", weight, normalizer.weight(weight))
 
 
 def _suffix(layer: int, direction: int) -> str:

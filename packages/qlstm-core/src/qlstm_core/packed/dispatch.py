@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qlstm_core.layers.border import compiles
 from qlstm_core.packed.format import SPANS
 from qlstm_core.plugins import Catalogue, KernelSpec, PluginError, PluginWarning, registry
 from qlstm_core.plugins.errors import blame
@@ -92,8 +93,11 @@ def choose(name: str | None = None) -> Kernel:
 
     Raises:
         UnknownNameError: no plugin provides a kernel of that name; lists those installed.
-        PluginError: this host does not support the kernel asked for, or its factory fails.
+        PluginError: this host does not support the kernel asked for, or its factory fails; or Numba is set to
+            compile nothing.
     """
+    if not compiles():
+        raise PluginError("packed networks need compiled code, and NUMBA_DISABLE_JIT is set: unset it")
     kernels = registry.catalogue("qlstm_kernels", KernelSpec, "kernel", product=Kernel)
     if name is not None:
         return _named(kernels, name)

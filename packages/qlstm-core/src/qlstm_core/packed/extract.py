@@ -104,7 +104,7 @@ def _cell(layer: RecurrentLayer, index: int, direction: int) -> Cell:
         if reweighted:
             factors[key] = factor
     acting = {"ih": path.norm_ih, "hh": path.norm_hh, "cell": path.norm_cell}
-    norms = {key: _described(norm, layer.dtype) for key, norm in acting.items() if norm is not None}
+    norms = {key: _described(norm, path) for key, norm in acting.items() if norm is not None}
     return Cell(matrices, factors, norms, _bias(path, layer))
 
 
@@ -181,13 +181,13 @@ def _row_factor(
     return _floats(factor)
 
 
-def _described(norm: Normalizer, dtype: torch.dtype) -> Norm:
+def _described(norm: Normalizer, path: Path) -> Norm:
     """Return a normaliser as data.
 
     Raises:
         ValueError: one that does not promise to compute what the contract of ``statistics`` says.
     """
-    obstacle = norm_obstacle(norm, dtype)
+    obstacle = norm_obstacle(norm, path)
     if obstacle is not None:
         raise ValueError(
             f"normalizer {type(norm).__name__} cannot be packed: it {obstacle}; one may scale rows of the "

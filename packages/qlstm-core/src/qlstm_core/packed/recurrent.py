@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers import RecurrentLayer
+from qlstm_core.layers.border import watched
 from qlstm_core.layers.call import SequenceCall, bare
 from qlstm_core.layers.checks import check_features, check_state, check_tokens
 from qlstm_core.packed import storage
@@ -43,6 +44,7 @@ def default_activation_bits(network: Network) -> int:
     return 16 if any(norm.statistics == "features" for norm in norms) else 12
 
 
+_CPU = torch.device("cpu")
 _NO_TOKENS = np.zeros(0, np.int64)
 
 
@@ -320,8 +322,8 @@ class PackedLayer(SequenceCall):
         if state is None:
             arrays = [np.zeros(shape, np.float32) for shape in shapes]
         else:
-            check_state(type(self).__name__, state, shapes)
-            arrays = [np.array(s.detach().float().numpy(), order="C") for s in state]
+            check_state(type(self).__name__, state, shapes, torch.float32, _CPU)
+            arrays = [np.array(s.detach().numpy(), order="C") for s in state]
         if len(arrays) == 1:
             arrays.append(np.zeros((shapes[0][0], batch, 0), np.float32))
         return arrays[0], arrays[1]
@@ -395,6 +397,8 @@ def _tensor(x: Any) -> Tensor:
         raise TypeError(f"expected a torch tensor or a NumPy array, got {type(x).__name__}")
     if not x.is_cpu:
         raise ValueError(f"packed networks run on the CPU, got a tensor on {x.device}: use .cpu()")
+    if (observer := watched()) is not None:
+        raise TypeError(f"packed networks are no operators of torch, and {observer}: call them outside of it")
     return x.detach() if x.requires_grad else x
 
 

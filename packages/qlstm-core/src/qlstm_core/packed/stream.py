@@ -87,7 +87,7 @@ class Stream:
             )
         own[...] = x
         # Read without a sign, negative tokens are the largest: one pass checks both bounds.
-        if own is self._tokens and self._unsigned.max() >= self._x.shape[-1]:
+        if own is self._tokens and own.size and self._unsigned.max() >= self._x.shape[-1]:
             raise ValueError(
                 f"tokens must lie in [0, input_size), here [0, {self._x.shape[-1]}), "
                 f"got {own.min()} to {own.max()}"
