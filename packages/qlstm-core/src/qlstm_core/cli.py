@@ -15,6 +15,7 @@ from contextlib import redirect_stdout
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from qlstm_core import terminal
 from qlstm_core.plugins import PluginError, PluginRecord, PluginWarning, registry
 from qlstm_core.plugins.discovery import unknown_disabled
 from qlstm_core.plugins.errors import suggest
@@ -123,6 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; default: those of the process.
     """
+    return terminal.run("qlstm", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser, commands = _parser()
     if words and not words[0].startswith("-") and words[0] not in commands:
