@@ -1,7 +1,7 @@
-"""YAML as settings need it, read distrustfully: whatever a file says, it costs little and is named in one line.
+"""YAML as settings need it, read distrustfully: whatever a file says costs little and is named in one line.
 
-Of YAML there are text, numbers, truth values, null, lists and mappings from text, with anchors and merge keys.
-Dates, sets, binary data and tags of any language are left out: no setting has use for them.
+Of YAML there are text, numbers, truth values, null, lists and mappings, with anchors and merge keys. Dates,
+sets, binary data and tags of any language are left out: no setting has use for them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from qlstm_bench.errors import ConfigError
-from qlstm_core.printable import printable
+from qlstm_bench.text_table import shorten
 
 MAX_BYTES = 256 * 1024
 """Size of a file."""
@@ -80,12 +80,6 @@ def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
         where = f", line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{name}{where}: not YAML: {shorten(' '.join(reason.split()))}") from error
-
-
-def shorten(text: str, room: int = 200) -> str:
-    """Return a text on one line, its middle left out where it is long."""
-    text = printable(text)
-    return text if len(text) <= room else f"{text[: room // 2]} … {text[-room // 4 :]}"
 
 
 class _Short(reprlib.Repr):

@@ -83,7 +83,7 @@ def test_what_is_within_the_bounds_is_read(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        (GRID, "line 2: 1,568,239,201 combinations with 1 seed each are 1,568,239,201 runs; .* at most 10,000"),
+        (GRID, "line 2: 1,568,239,201 combinations with 1 seed each are .* runs; .* at most 10,000"),
         (BASE + "seeds: 20240601", r"line 2: seeds: .*the one seed 20240601 is written \[20240601\]"),
         (BASE + "seeds: 9" + "0" * 30, "line 2: seeds: a number of seeds"),
         (
@@ -120,9 +120,9 @@ def test_long_values_are_shortened_in_messages() -> None:
 def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
     fifo = tmp_path / "grid.yaml"
     os.mkfifo(fifo)
-    with pytest.raises(ConfigError, match="grid.yaml: cannot be read: not an ordinary file"):
+    with pytest.raises(ConfigError, match=r"grid\.yaml: cannot be read: not an ordinary file"):
         load(str(fifo))
-    with pytest.raises(ConfigError, match="grid.yaml: cannot be read: not an ordinary file"):
+    with pytest.raises(ConfigError, match=r"grid\.yaml: cannot be read: not an ordinary file"):
         RunConfig.from_yaml(fifo)
     with pytest.raises(ConfigError, match="neither a file nor a preset"):
         load("x" * 5000)

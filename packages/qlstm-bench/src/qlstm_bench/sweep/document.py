@@ -33,7 +33,7 @@ class Document:
         """Return the document of a text.
 
         Raises:
-            ConfigError: not YAML, beyond a bound of :mod:`qlstm_bench.bounded_yaml`, or a key that is given twice.
+            ConfigError: not YAML, or beyond what :mod:`qlstm_bench.bounded_yaml` reads.
         """
         node, value = bounded_yaml.parse(text, name)
         return cls(name, value, {} if node is None else dict(_lines(node, ())))

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from qlstm_bench.bounded_yaml import short_repr
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.sweep.document import Document, Path
+from qlstm_bench.text_table import shorten
 from qlstm_core.plugins.catalogue import Catalogue
 from qlstm_core.plugins.errors import suggest
 
@@ -130,8 +131,10 @@ class Plan:
             if name not in ("quantizer", "normalizer") and any(dump[name] != dumps[0][name] for dump in dumps)
         ]
         return [
-            ", ".join(
-                [dump["quantizer"], dump["normalizer"], *(f"{name} {dump[name]}" for name in differing)]
+            shorten(
+                ", ".join(
+                    [dump["quantizer"], dump["normalizer"], *(f"{name} {dump[name]}" for name in differing)]
+                )
             )
             for dump in dumps
         ]

@@ -33,6 +33,7 @@ def load(source: str) -> Document:
     path = Path(source)
     if not os.path.exists(path):  # False for whatever the system takes for no path
         raise ConfigError(
-            f"{short_repr(source)} is neither a file nor a preset{suggest(source, names)}; presets: {', '.join(names)}"
+            f"{short_repr(source)} is neither a file nor a preset{suggest(source, names)}; "
+            f"presets: {', '.join(names)}"
         )
     return Document.parse(read_text(path), source)
