@@ -412,6 +412,8 @@ def _hooks_of(layer: WeightedLayer, name: str) -> list[Any]:
         for hook in layer._forward_pre_hooks.values()
         if name in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
     ]
+
+
 def reweighted(normalizer: Normalizer, weight: Tensor, name: str) -> Tensor:
     """Return the weight that a normaliser of weights makes of the one called ``weight_{name}``."""
     return check_result(normalizer, f"weight_{name}", weight, normalizer.weight(weight))
