@@ -184,6 +184,16 @@ def test_lazy_factory_that_exits_while_it_is_imported_is_named(
         quantizers.create("x")
 
 
+def test_annotation_that_is_no_type_is_named() -> None:
+    def factory(scale=1.0):  # type: ignore[no-untyped-def]
+        return Sign(scale)
+
+    factory.__annotations__["scale"] = [int]
+    message = r"quantizer 'x' of p 1\.0: its options cannot be read: TypeError: unhashable"
+    with pytest.raises(PluginError, match=message):
+        registry_of(p=(quantizer("x", factory=factory),)).quantizers.create("x:scale=2")
+
+
 def test_annotation_that_exits_when_it_is_evaluated_is_left_alone() -> None:
     def factory(scale=1.0):  # type: ignore[no-untyped-def]
         return Sign(scale)

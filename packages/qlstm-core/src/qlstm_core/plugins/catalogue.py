@@ -128,7 +128,14 @@ class Catalogue(Generic[S]):
                 f"{self.kind} {spec.name!r} of {offer.title} cannot be loaded from {spec.factory!r}: "
                 f"{blame(error)}"
             ) from error
-        options = parse_options(factory, given, f"{self.kind} {spec.name!r}")
+        try:
+            options = parse_options(factory, given, f"{self.kind} {spec.name!r}")
+        except OptionError:
+            raise
+        except BaseException as error:
+            raise PluginError(
+                f"{self.kind} {spec.name!r} of {offer.title}: its options cannot be read: {blame(error)}"
+            ) from error
         canonical = next(known for known, candidate in self._named() if candidate is spec)
         return canonical, offer, spec, factory, options
 

@@ -40,6 +40,7 @@ def load_plugins(group: str) -> list[Plugin]:
             reason = (
                 f"the metadata of {folder or type(distribution).__name__!r} cannot be read: {blame(error)}"
             )
+            name = name or "unknown"
             _note(plugins, Plugin(f"{name}:{folder}", name, version), reason)
             continue
         seen.add(key)
