@@ -157,7 +157,9 @@ def test_a_killed_writers_draft_is_swept_away(large: str, right: Text, tmp_path:
     assert folders(tmp_path) == [folder]
 
 
-def test_codes_are_hashed_once_while_they_stay_the_same(large: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_are_hashed_once_while_they_stay_the_same(
+    large: str, right: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load_text(large)
     hashed: list[Path] = []
     real = encoded.hash_file
@@ -166,6 +168,11 @@ def test_codes_are_hashed_once_while_they_stay_the_same(large: str, monkeypatch:
     load_text(large)
     load_text(large)
     assert [path.name for path in hashed] == ["codes.npy"]
+    content = bytearray(hashed[0].read_bytes())
+    content[700] ^= 1
+    hashed[0].write_bytes(content)
+    os.utime(hashed[0], ns=(0, 0))
+    check_same(load_text(large), right)
 
 
 def test_a_cache_that_cannot_be_written_is_named(
