@@ -146,7 +146,7 @@ class Training:
 
     @property
     def seconds(self) -> float:
-        """Wall time, over all sessions."""
+        """Wall time of training, over all sessions."""
         return self.seconds_before + time.monotonic() - self.started
 
     @contextmanager
