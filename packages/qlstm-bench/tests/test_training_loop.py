@@ -71,7 +71,8 @@ class Toy(Task):
 
     def loss(self, model: nn.Module, batch: Any, state: Any) -> tuple[Tensor, Any]:
         self.carried.append(state is not None)
-        self.trained_in.append(model.training)
+        (net,) = (module for module in model.modules() if isinstance(module, Net))  # Fabric wraps it
+        self.trained_in.append(net.training)
         return plain_loss(model, batch, state)
 
     def evaluate(self, model: nn.Module, split: str) -> float:

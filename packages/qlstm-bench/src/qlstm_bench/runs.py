@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -343,7 +344,7 @@ def _read_row(line: bytes) -> dict[str, float]:
 
 
 def _name(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
 
 
 @contextmanager

@@ -98,7 +98,8 @@ class Training:
         elif self.team.rank:
             torch.manual_seed(self.config.seed + self.team.rank)  # dropout and samples of its own
         if self.team.leader:
-            self.run.rewind(state)
+            with self.run.checkpoint_read():
+                self.run.rewind(state)
             self.recorder.restore(self.step, self.module)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -146,7 +147,7 @@ class Training:
 
     @property
     def seconds(self) -> float:
-        """Wall time, over all sessions."""
+        """Wall time of training, over all sessions."""
         return self.seconds_before + time.monotonic() - self.started
 
     @contextmanager
