@@ -115,7 +115,8 @@ def test_curvature_follows(move: str) -> None:
     layer = net[0]
     optimizer = torch.optim.Adam(net.parameters())
     track_curvature(net, optimizer)
-    step(net, optimizer)
+    if move != "another dtype":  # which Adam itself can only take at the start
+        step(net, optimizer)
     MOVES[move](net, optimizer)
     optimizer.zero_grad()
     net(torch.randn(5, 2, 3, dtype=layer.dtype))[0].square().sum().backward()

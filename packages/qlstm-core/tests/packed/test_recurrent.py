@@ -504,8 +504,10 @@ def test_arguments_that_do_not_fit_are_named():
         pack(LSTM(4, 8, quantizer=Sign()), activation_bits=10)
     with pytest.raises(RuntimeError, match="Expected 4, got 5"):
         packed(torch.ones(3, 1, 5))
-    with pytest.raises(ValueError, match="does not match weight dtype"):
+    with pytest.raises(ValueError, match=r'Convert input: .*float32\) \(NumPy: .astype\("float32"\)\)$'):
         packed(np.ones((3, 1, 4)))
+    with pytest.raises(ValueError, match=r"Tokens are int32 or int64: convert input: input.to\(torch.int64\)"):
+        packed(np.ones((3, 1), np.uint8))
     with pytest.raises(ValueError, match=r"tokens must lie in \[0, input_size\)"):
         packed(torch.tensor([[4]]))
     with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] size"):

@@ -93,18 +93,28 @@ def check_device(x: Tensor, device: torch.device) -> None:
         )
 
 
-def check_features(x: Tensor, dtype: torch.dtype, input_size: int, packed: bool) -> None:
+def check_features(
+    x: Tensor, dtype: torch.dtype, input_size: int, packed: bool, *, convertible: bool = True
+) -> None:
     """Check a floating-point input, ``(T, B, features)`` or the data of a PackedSequence.
+
+    Args:
+        x: the input.
+        dtype: that of the weights.
+        input_size: features.
+        packed: whether ``x`` is the data of a PackedSequence.
+        convertible: whether the weights may take another dtype; those of a packed network may not.
 
     Raises:
         ValueError: a dtype other than the weights'.
         RuntimeError: the wrong number of dimensions or features, or no time step.
     """
     if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
-        raise ValueError(
-            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
-            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
-        )
+        message = f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+        if not x.is_floating_point() and x.dim() <= 2:
+            raise ValueError(message + "Tokens are int32 or int64: convert input: input.to(torch.int64)")
+        other = f", or convert model: model.to({x.dtype})" if convertible else ' (NumPy: .astype("float32"))'
+        raise ValueError(f"{message}Convert input: input.to({dtype}){other}")
     expected = 2 if packed else 3
     if x.dim() != expected:
         raise RuntimeError(f"input must have {expected} dimensions, got {x.dim()}")

@@ -293,7 +293,8 @@ class PackedLayer(SequenceCall):
         if tokens:
             check_tokens(x, self.network.config.input_size)
         else:
-            check_features(x, torch.float32, self.network.config.input_size, packed)
+            size = self.network.config.input_size
+            check_features(x, torch.float32, size, packed, convertible=False)
 
     def _rows(
         self, x: Tensor, state: tuple[Tensor, ...] | None, batch_sizes: list[int]
