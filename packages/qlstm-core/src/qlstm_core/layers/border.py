@@ -1,7 +1,8 @@
 """The border of compiled code: what is checked here is afterwards read and written by address.
 
-Compiled code sees addresses, shapes that it is told, and nothing of what torch may have wrapped a tensor in.
-Whatever does not fit is refused here by name, or takes the readable loop, where torch's own operators judge it.
+Compiled code sees addresses, the shapes that it is told, and nothing of what torch may have wrapped a tensor
+in. Whatever does not fit is refused here by name, or takes the readable loop, where torch's own operators
+judge it.
 """
 
 from __future__ import annotations
