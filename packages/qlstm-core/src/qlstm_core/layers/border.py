@@ -1,8 +1,8 @@
 """The border of compiled code: what is checked here is afterwards read and written by address.
 
-Compiled code sees addresses, shapes that it is told, and nothing of what torch may have wrapped a tensor in.
-Whatever does not fit is refused here by name, or takes the readable loop, where torch's own operators judge
-it.
+Compiled code sees addresses, the shapes that it is told, and nothing of what torch may have wrapped a tensor
+in. Whatever does not fit is refused here by name, or takes the readable loop, where torch's own operators
+judge it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def is_plain(tensor: Tensor) -> bool:
     Not so: subclasses, fake, meta, sparse, quantized and nested tensors, what torch.func and a batched
     backward pass wrap, and negated views. Some of them have an address all the same, of nothing.
     """
-    return type(tensor) in _PLAIN_TYPES and not (
-        torch._C._dispatch_keys(tensor).raw_repr() & ~_PLAIN_KEYS  # type: ignore[attr-defined]
-    )
+    return type(tensor) in _PLAIN_TYPES and not (torch._C._dispatch_keys(tensor).raw_repr() & ~_PLAIN_KEYS)
 
 
 def watched() -> str | None:
@@ -161,13 +159,13 @@ def record_call(module: nn.Module, input: Proxy, state: Any) -> Any:
     Raises:
         TraceError: a layer that is traced by itself, without a module around it.
     """
-    tracer = input.tracer
+    tracer: Any = input.tracer
     if tracer.root is module:
         raise TraceError(
             f"torch.fx cannot look into a {type(module).__name__}: "
             "trace a module that contains it, in whose graph it is one node"
         )
-    path = tracer.path_of_module(module)  # type: ignore[attr-defined]
+    path = tracer.path_of_module(module)
     return tracer.create_proxy("call_module", path, (input,) if state is None else (input, state), {})
 
 

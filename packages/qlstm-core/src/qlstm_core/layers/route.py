@@ -175,20 +175,23 @@ def norm_obstacle(norm: Normalizer, path: Path) -> str | None:
     dtype, (segments, units) = path.recurrent.dtype, _matrices(path.recurrent).shape[:2]
     shape = (path.groups if norm is path.norm_cell else segments, units)
     for name in ("gain", "bias", "running_mean", "running_var"):
-        tensor, expected = getattr(norm, name, None), shape
+        tensor, expected = getattr(norm, name, None), torch.Size(shape)
         if name.startswith("running"):
             if norm.statistics != "batch":
                 continue
             tensor = norm.get_buffer(name)
-            expected = (max(1, len(tensor)), *shape)
+            expected = torch.Size((max(1, len(tensor)), *shape))
         if tensor is not None and (tensor.shape != expected or tensor.dtype != dtype):
-            return f"has a {name} of shape {tuple(tensor.shape)} in {tensor.dtype}, not {expected} in {dtype}"
+            return f"has a {name} of shape {tuple(tensor.shape)} in {tensor.dtype}, not {tuple(expected)} in {dtype}"
     return None
 
 
 def _matrices(linear: LinearMap) -> Tensor:
     """Return the weight that gives the pre-activations, ``(segments, units, …)``."""
-    return linear.outer if isinstance(linear, Factored) else linear.weight
+    if isinstance(linear, Factored):
+        return linear.outer
+    assert isinstance(linear, Dense | Grouped)
+    return linear.weight
 
 
 def _fused_steps() -> tuple[Step, ...]:
