@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,16 @@ import pytest
 
 from qlstm_bench.cli import main
 from qlstm_bench.config import RunConfig
-from qlstm_bench.report import collect, print_table, results_frame, summary_frame, to_markdown, write_html
+from qlstm_bench.report import (
+    collect,
+    print_table,
+    results_frame,
+    summary_frame,
+    to_csv,
+    to_latex,
+    to_markdown,
+    write_html,
+)
 from qlstm_bench.report.figures import draw_overview
 from qlstm_bench.report.published import _tables, published
 from qlstm_bench.results import Result
@@ -318,3 +329,120 @@ def test_the_command_skips_damaged_runs_and_says_so(runs: Path, capsys: pytest.C
 def test_a_report_that_cannot_be_written_is_an_error(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(runs), "--out", "no/folder/page.html"]) == 2
     assert "no/folder/page.html" in capsys.readouterr().err
+
+
+def damage(run: Run, **changes: Any) -> None:
+    """Rewrite values in a result.json as JSON, which may hold more than a result can."""
+    path = run.directory / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"storage_bytes": 0}, "storage_bytes"),
+        ({"storage_bytes": 10**400}, "storage_bytes"),
+        ({"float32_bytes": -1}, "float32_bytes"),
+        ({"steps": 10**30}, "steps"),
+        ({"diverged_at": 10**400}, "diverged_at"),
+        ({"wall_s": "Infinity"}, "wall_s"),
+        ({"wall_s": "NaN"}, "wall_s"),
+        ({"quantizer": "bwn"}, "differ in quantizer"),
+        ({"normalizer": "none", "seed": 5}, "differ in normalizer and seed"),
+        ({"task": "word-lm"}, "differ in task"),
+    ],
+)
+def test_a_damaged_result_is_named_and_left_out(
+    changes: dict[str, Any], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(make_run(tmp_path, "twn", "layer"), **changes)
+    make_run(tmp_path, "none", "none")
+    assert main(["report", str(tmp_path), "--format", "csv"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert re.match(rf"qlstm-bench: skipped: .*twn-layer.*{named}", said.err)
+    assert list(pd.read_csv(io.StringIO(said.out))["completed"]) == [1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hidden: " + "9" * 5000,
+        "a: &a [*a]",
+        "3: 4",
+        "hidden: 2024-13-45",
+        "[" * 3000,
+        "data: !!int x",
+        "\x00",
+    ],
+)
+def test_damaged_settings_are_named_and_left_out(text: str, tmp_path: Path) -> None:
+    (make_run(tmp_path, "twn", "layer").directory / "config.yaml").write_text(text)
+    make_run(tmp_path, "none", "none")
+    records, (problem,) = collect([tmp_path])
+    assert [record.result.quantizer for record in records] == ["none"]
+    assert "config.yaml" in problem
+    assert "\n" not in problem
+
+
+NASTY = "$\\frac$ \x1b[31m_|&\n# a\n\\input{x}<b>é"
+
+
+def test_names_cannot_steer_what_shows_them(tmp_path: Path) -> None:
+    """Neither terminal, LaTeX, Markdown nor the figures' formulas; the text itself stays readable."""
+    make_run(tmp_path, NASTY, "_norm", dataset=NASTY, metric_title=NASTY)
+    records, _ = collect([tmp_path])
+    output = io.StringIO()
+    print_table(records, output)
+    shown = {"terminal": output.getvalue(), "md": to_markdown(records), "latex": to_latex(records)}
+    shown["csv"] = to_csv(records)
+    for text in shown.values():
+        assert "\x1b" not in text
+        assert "é" in text
+        assert not [line for line in text.splitlines() if line.startswith(("# a", "\\input"))]
+    assert r"\textbackslash{}x1b[31m\_|\&\textbackslash{}n\# a" in shown["latex"]
+    write_html(records, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "\x1b[31m" not in page[page.index("<svg") : page.rindex("</svg>")]
+    assert "<b>é" not in page
+    draw_overview(records, tmp_path / "overview.png")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", '=HYPERLINK("http:x").txt'])
+def test_a_name_is_no_formula_of_a_spreadsheet(name: str, tmp_path: Path) -> None:
+    make_run(tmp_path, "twn", "layer", dataset=name, metrics={"test_bpc": -2.5})
+    frame = pd.read_csv(io.StringIO(to_csv(collect([tmp_path])[0])))
+    assert frame["dataset"].item() == f"'{name}"
+    assert frame["test_mean"].item() == -2.5, "a negative number stays one"
+
+
+def test_figures_beyond_all_use_are_in_the_table_and_not_in_the_figures(tmp_path: Path) -> None:
+    for seed, figure in enumerate((math.inf, 1e308)):
+        metrics = {"test_bpc": figure, "valid_bpc": figure, "baseline_bpc": math.inf}
+        run = make_run(tmp_path, "twn", "layer", seed=seed, metrics=metrics)
+        run.log({"step": 30 + seed, "valid_bpc": figure})
+    make_run(tmp_path, "bwn", "none", metrics={"test_bpc": 1e308, "baseline_bpc": 1e308}, gradient_norms=[
+        {"layer": 0, "direction": 0, "norms": [math.nan, -1.0, 1e308, 5e-324]}
+    ])  # fmt: skip
+    records, problems = collect([tmp_path])
+    assert (len(records), problems) == (3, [])
+    for cell in ("| inf |", "| 1e+308 |"):
+        assert cell in to_markdown(records)
+    write_html(records, tmp_path / "page.html")
+    draw_overview(records, tmp_path / "overview.png")
+
+
+def test_a_copy_of_a_run_is_no_second_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    one = make_run(runs, "twn", "layer")
+    make_run(runs, "twn", "layer", seed=1, metrics={"test_bpc": 3.625})
+    shutil.copytree(one.directory, runs / f"{one.name} copy")
+    (tmp_path / "link").symlink_to(one.directory)
+    assert main(["report", str(runs), str(tmp_path / "link"), "--format", "csv"]) == 0
+    said = capsys.readouterr()
+    line = pd.read_csv(io.StringIO(said.out)).iloc[0]
+    assert (line.runs, line.test_mean, line.test_spread) == (2, 3.125, pytest.approx(0.5**0.5))
+    assert [re.sub(f"{tmp_path}/", "", problem) for problem in said.err.splitlines()] == [
+        f"qlstm-bench: skipped: {name}: the same settings, seed and data as runs/{one.name}: it counts once"
+        for name in (f"runs/{one.name} copy", "link")
+    ]
