@@ -28,6 +28,7 @@ from qlstm_bench.report import (
 )
 from qlstm_bench.report.figures import draw_overview
 from qlstm_bench.report.published import _tables, published
+from qlstm_bench.report.table import format_figure
 from qlstm_bench.results import Result
 from qlstm_bench.runs import Run
 from qlstm_core import LSTM
@@ -446,3 +447,85 @@ def test_a_copy_of_a_run_is_no_second_seed(tmp_path: Path, capsys: pytest.Captur
         f"qlstm-bench: skipped: {name}: the same settings, seed and data as runs/{one.name}: it counts once"
         for name in (f"runs/{one.name} copy", "link")
     ]
+
+
+def test_a_run_that_diverged_is_not_in_the_mean(tmp_path: Path) -> None:
+    for seed, test in enumerate((2.0, 3.0)):
+        make_run(tmp_path, "twn", "layer", seed=seed, metrics={"test_bpc": test, "valid_bpc": test})
+    make_run(tmp_path, "twn", "layer", seed=2, status="diverged", diverged_at=9, metrics={"test_bpc": 9.0})
+    line = summary_frame(collect([tmp_path])[0]).iloc[0]
+    assert (line.runs, line.completed, line.test_mean, line.valid_mean) == (3, 2, 2.5, 2.5)
+
+
+def test_sizes_are_in_units_of_1024_bytes(tmp_path: Path) -> None:
+    make_run(tmp_path, "twn", "layer", storage_bytes=600 * 1024, float32_bytes=4200 * 1024)
+    records, _ = collect([tmp_path])
+    frame = summary_frame(records).iloc[0]
+    assert (frame.size_kb, frame.ratio) == (600, 7)
+    assert "| 600 | 7.0 |" in to_markdown(records)
+
+
+@pytest.mark.parametrize(("higher", "word", "good"), [(False, "lower", 2.0), (True, "higher", 6.0)])
+def test_what_is_better_is_the_tasks(higher: bool, word: str, good: float, tmp_path: Path) -> None:
+    """On either side of the baseline, 4: one run has learnt, the other has not."""
+    make_run(tmp_path, "twn", "layer", higher_is_better=higher, metrics={"valid_bpc": good})
+    make_run(tmp_path, "bwn", "layer", higher_is_better=higher, metrics={"valid_bpc": 8 - good})
+    records, _ = collect([tmp_path])
+    fates = summary_frame(records).set_index("quantizer")["status"]
+    assert (fates["twn"], fates["bwn"]) == ("completed", "learnt nothing")
+    output = io.StringIO()
+    print_table(records, output)
+    assert f"; {word} is better" in output.getvalue()
+    write_html(records, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f", {word} is better" in page
+    assert page.count('<tr class="bad">') == 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "text"),
+    [
+        (1.23456, math.nan, "1.235"), (1.23456, 0.0123, "1.235 ±0.012"), (19.9996, math.nan, "20.000"),
+        (123.456, 7.89, "123.5 ±7.9"), (-123.456, math.nan, "-123.5"), (1.5e9, math.nan, "1.5e+09"),
+        (math.nan, math.nan, "–"),
+    ],
+)  # fmt: skip
+def test_figures_have_the_digits_that_they_carry(mean: float, spread: float, text: str) -> None:
+    assert format_figure(mean, spread) == text
+
+
+OTHERS = {
+    "data": "other", "quantizer": "bwn", "normalizer": "layer", "cell": "gru", "hidden": 3, "layers": 2,
+    "dropout": 0.5, "steps": 5, "batch": 4, "unroll": 4, "optimizer": "sgd", "lr": 0.2, "quantized_lr": 2.0,
+    "stall_divisor": 2.0, "epoch_decay": 0.5, "epoch_decay_after": 1, "patience": 2, "average": 0.9,
+    "clip": 4.0, "clipping": "apart", "seed": 1, "processes": 2, "device": "cpu", "precision": "64-true",
+    "eval_every": 7, "eval_symbols": 8, "gradients_every": 3, "log": ["tensorboard"], "log_every": 5,
+    "checkpoint_seconds": 1.0, "task": "word-lm", "proj": 2, "rank": 2, "groups": 2, "epochs": 3,
+}  # fmt: skip
+"""Another value of every setting."""
+NEEDED = {"proj": {}, "rank": {"cell": "f-lstm"}, "groups": {"cell": "g-lstm"}, "epochs": {"steps": None}}
+NAMES = {"data", "log", "log_every", "checkpoint_seconds"}
+"""Settings that do not decide what a run computes."""
+
+
+@pytest.mark.parametrize("name", sorted(RunConfig.model_fields))
+def test_every_setting_that_decides_gives_a_run_a_folder_of_its_own(name: str) -> None:
+    base = {"data": "x", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 20}
+    needed = {**base, **NEEDED.get(name, {})}
+    if name != "epochs":
+        base = needed
+    one, other = RunConfig.build(base), RunConfig.build({**needed, name: OTHERS[name]})
+    assert getattr(one, name) != getattr(other, name)
+    assert (Run.of(Path(), one, "ab") == Run.of(Path(), other, "ab")) is False
+    same = Run.of(Path(), one, "ab").directory == Run.of(Path(), other, "ab").directory
+    assert same is (name in NAMES)
+
+
+def test_every_setting_that_decides_makes_a_line_of_its_own(tmp_path: Path) -> None:
+    names = ("layers", "lr", "clipping", "average", "dropout", "precision", "hidden", "eval_symbols")
+    make_run(tmp_path, "twn", "layer")
+    for name in names:
+        make_run(tmp_path, "twn", "layer", config={name: OTHERS[name]})
+    frame = summary_frame(collect([tmp_path])[0])
+    assert list(frame["runs"]) == [1] * (len(names) + 1)
+    assert set(names) < set(frame.columns)
