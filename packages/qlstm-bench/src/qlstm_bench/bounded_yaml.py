@@ -74,7 +74,7 @@ def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
         finally:
             loader.dispose()
     except _Refusal as error:
-        raise ConfigError(f"{name}, line {error.problem_mark.line + 1}: {error.problem}") from error
+        raise ConfigError(f"{name}, line {error.line}: {error.problem}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -99,6 +99,7 @@ class _Refusal(yaml.MarkedYAMLError):
 
     def __init__(self, problem: str, mark: yaml.Mark) -> None:
         super().__init__(problem=problem, problem_mark=mark)
+        self.line = mark.line + 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -118,10 +119,10 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node, and stop before they are many or the recursion is deep."""
-        if self._depth == MAX_DEPTH:
-            raise _too_deep(self.peek_event().start_mark)
-        if self._parts == 2 * MAX_PARTS:  # keys are nodes, too
-            raise _too_many(self.peek_event().start_mark)
+        if parent is not None and self._depth == MAX_DEPTH:
+            raise _too_deep(parent.start_mark)
+        if parent is not None and self._parts == 2 * MAX_PARTS:  # keys are nodes, too
+            raise _too_many(parent.start_mark)
         self._depth += 1
         self._parts += 1
         try:

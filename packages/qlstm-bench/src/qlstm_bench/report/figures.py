@@ -64,8 +64,9 @@ def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequ
         if not record.result.gradient_norms or not record.result.gradient_norms[0].norms:
             continue
         norms = np.array(record.result.gradient_norms[0].norms)
-        relative = norms / norms[-1] if norms[-1] > 0 else norms
-        shown = np.where(np.isfinite(relative) & (relative >= _SMALLEST_NORM), relative, np.nan)
+        with np.errstate(over="ignore"):
+            relative = norms / norms[-1] if norms[-1] > 0 else norms
+        shown = [drawable(value) if value >= _SMALLEST_NORM else math.nan for value in relative.tolist()]
         axes.semilogy(np.arange(1, norms.size + 1), shown, **_look(record, normalizers))
     axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
     axes.set_xlabel("time step t (the loss is at the last, T)")

@@ -45,7 +45,7 @@ _SETTINGS = {
 _CONNECT_S = 10
 _POLL_S = 0.1
 _WATCH_S = 2.0
-_LOST_S = 120.0
+_LOST_S = 300.0
 """How long a sweep goes on without any worker, or without its scheduler."""
 
 
@@ -158,7 +158,7 @@ def run_all(
         follow: told how far each run is, in another thread.
     """
     sweep = f"qlstm-sweep-{uuid.uuid4().hex[:8]}"
-    futures: dict[Future, int] = {}
+    futures: dict[Future[Any], int] = {}
     lost = ended = False
     try:
         if follow is not None:
@@ -195,7 +195,7 @@ _GONE = (OSError, CancelledError)
 """What talking to a scheduler raises when it has gone, or when another one has come in its place."""
 
 
-def _completed(futures: list[Future], client: Client) -> Iterator[Future]:
+def _completed(futures: list[Future[Any]], client: Client) -> Iterator[Future[Any]]:
     """Yield each future once it is done; see to it meanwhile that there are workers.
 
     Raises:
@@ -237,9 +237,10 @@ class _Watch:
             cluster.scale(len(cluster.worker_spec))
 
     def _any_worker(self) -> bool:
+        scheduler = self._client.scheduler
         with suppress(OSError):  # a scheduler that is late or away for a moment
-            if self._client.status == "running":
-                return bool(self._client.sync(self._client.scheduler.ncores, callback_timeout=_CONNECT_S))
+            if scheduler is not None and self._client.status == "running":
+                return bool(self._client.sync(scheduler.ncores, callback_timeout=_CONNECT_S))
         return False
 
 
