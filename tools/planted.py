@@ -86,8 +86,8 @@ def load(folder: Path = ROOT / "planted") -> list[Mistake]:
                 raise ValueError(f"{where}: its keys must be {', '.join(sorted(FIELDS))}, and reason or not")
             where += f" ({entry['name']})"
             texts = [entry[field] for field in entry if field != "tests"]
-            if not all(isinstance(text, str) and text for text in texts):
-                raise ValueError(f"{where}: all but tests must be texts that are not empty")
+            if not all(isinstance(text, str) for text in texts) or "" in (entry["name"], entry["old"]):
+                raise ValueError(f"{where}: all but tests must be texts, and only new may be empty")
             tests = entry["tests"]
             if not isinstance(tests, list) or not tests or not all(isinstance(t, str) for t in tests):
                 raise ValueError(f"{where}: tests must be a list of at least one test's id")
