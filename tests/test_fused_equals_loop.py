@@ -144,6 +144,7 @@ def test_fused_equals_loop(*drawn: Any) -> None:
     assert_fused_equals_loop("numba", *drawn)
 
 
+@pytest.mark.parametrize("library", ["numba", "torch"])
 @pytest.mark.parametrize("kind", ["vectors", "tokens", "packed"])
 @pytest.mark.parametrize(
     ("cell", "normalizer"),
@@ -156,20 +157,24 @@ def test_fused_equals_loop(*drawn: Any) -> None:
         ("grouped", "batch-separate:max_steps=3"),
     ],
 )
-def test_torchs_operations_equal_the_loop(cell: str, normalizer: str, kind: str) -> None:
-    """What GPUs take: in chunks of one step or two, with normalised cells and tokens that come again."""
-    shape, state, bias = (5, 4, 2, 1), True, True
+def test_steps_of_either_library_equal_the_loop(cell: str, normalizer: str, kind: str, library: str) -> None:
+    """Chunks of one step, normalised cells, tokens that come again, products of the input kept and not."""
+    shape, worth_keeping = (5, 4, 2, 1), {"vectors": 0}.get(kind, 64)
+    two_directions, given_state, bias = kind == "vectors", True, True
     assert_fused_equals_loop(
-        "torch", cell, normalizer, True, kind, *shape, 0.0, kind != "packed", state, bias, 150, 64, 0
-    )
-
-
-@pytest.mark.parametrize("library", ["numba", "torch"])
-@pytest.mark.parametrize("kind", ["vectors", "packed"])
-def test_weight_gradients_of_several_chunks_add_up(kind: str, library: str) -> None:
-    """A chunk a step, and an input whose product is kept: each chunk has a part of every gradient."""
-    assert_fused_equals_loop(
-        library, "lstm", "layer", False, kind, 5, 4, 2, 1, 0.0, True, True, True, 1, 0, 0
+        library,
+        cell,
+        normalizer,
+        True,
+        kind,
+        *shape,
+        0.0,
+        two_directions,
+        given_state,
+        bias,
+        1,
+        worth_keeping,
+        0,
     )
 
 

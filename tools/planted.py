@@ -86,8 +86,8 @@ def load(folder: Path = ROOT / "planted") -> list[Mistake]:
                 raise ValueError(f"{where}: its keys must be {', '.join(sorted(FIELDS))}, and reason or not")
             where += f" ({entry['name']})"
             texts = [entry[field] for field in entry if field != "tests"]
-            if not all(isinstance(text, str) and text for text in texts):
-                raise ValueError(f"{where}: all but tests must be texts that are not empty")
+            if not all(isinstance(text, str) for text in texts) or "" in (entry["name"], entry["old"]):
+                raise ValueError(f"{where}: all but tests must be texts, and only new may be empty")
             tests = entry["tests"]
             if not isinstance(tests, list) or not tests or not all(isinstance(t, str) for t in tests):
                 raise ValueError(f"{where}: tests must be a list of at least one test's id")
@@ -280,7 +280,7 @@ class Copy:
         self.tree = folder / "tree"
         self.cache = folder / "cache"
         self.log = folder / "log.txt"
-        self.limit = limit
+        self.limit = self.patience = limit
         self.process: Any = None
         self._stamps = count(int(time.time()) - 10**6, 2)
         listed = subprocess.run(
@@ -296,7 +296,10 @@ class Copy:
     def baseline(self, mistakes: list[Mistake]) -> dict[str, str]:
         """Run the tests of some mistakes without one; return what is wrong with those of each."""
         tests = sorted({test for mistake in mistakes for test in mistake.tests})
+        since = time.monotonic()
         code, ended = self._run(tests, self.cache, "nothing", self.limit * len(mistakes))
+        # What never ends should not take long to say so; what compiles may.
+        self.patience = min(self.limit, 60 + 3 * (time.monotonic() - since))
         found = {}
         for mistake in mistakes:
             outcomes = set()
@@ -327,7 +330,8 @@ class Copy:
             self._write(path, text.encode("utf-8"))
             with self._borrowed_cache() if core else _as_it_is(self.cache) as cache:
                 kind = "compiled" if compiled else "other"
-                code, _ = self._run(list(mistake.tests), cache, kind, self.limit, stop=True)
+                limit = self.limit if compiled else self.patience
+                code, _ = self._run(list(mistake.tests), cache, kind, limit, stop=True)
         finally:
             self._write(path, before)
         if code == 0:
