@@ -22,7 +22,7 @@ from qlstm_bench.tasks.char_lm import CharLM
 from qlstm_bench.tasks.streams import segment
 from qlstm_core import GRU, LSTM
 
-STEPS, BATCH = 5, 3
+STEPS, BATCH = 6, 3
 LARGE = 1e6
 """A weight beside which a bound's 1 is nothing."""
 
