@@ -506,7 +506,9 @@ def test_arguments_that_do_not_fit_are_named():
         packed(torch.ones(3, 1, 5))
     with pytest.raises(ValueError, match=r'Convert input: .*float32\) \(NumPy: .astype\("float32"\)\)$'):
         packed(np.ones((3, 1, 4)))
-    with pytest.raises(ValueError, match=r"Tokens are int32 or int64: convert input: input.to\(torch.int64\)"):
+    with pytest.raises(
+        ValueError, match=r"Tokens are int32 or int64: convert input: input.to\(torch.int64\)"
+    ):
         packed(np.ones((3, 1), np.uint8))
     with pytest.raises(ValueError, match=r"tokens must lie in \[0, input_size\)"):
         packed(torch.tensor([[4]]))
