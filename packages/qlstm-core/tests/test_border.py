@@ -271,6 +271,8 @@ def test_functional_tensors_do_not_reach_packed_networks(layer: LSTM) -> None:
     packed = pack(layer)
     with pytest.raises(TypeError, match=r"a torch.func transform is active"):
         torch.func.functionalize(lambda x: packed(x)[0])(X)
+    with pytest.raises(TypeError, match=r"a torch.func transform is active"):
+        torch.func.functionalize(lambda x: x + torch.from_numpy(packed(X.numpy())[0]))(X[..., :1])
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x.to_sparse(), torch._neg_view, lambda x: x.to("meta")])

@@ -182,7 +182,8 @@ def norm_obstacle(norm: Normalizer, path: Path) -> str | None:
             tensor = norm.get_buffer(name)
             expected = torch.Size((max(1, len(tensor)), *shape))
         if tensor is not None and (tensor.shape != expected or tensor.dtype != dtype):
-            return f"has a {name} of shape {tuple(tensor.shape)} in {tensor.dtype}, not {tuple(expected)} in {dtype}"
+            found = f"shape {tuple(tensor.shape)} in {tensor.dtype}"
+            return f"has a {name} of {found}, not {tuple(expected)} in {dtype}"
     return None
 
 

@@ -392,14 +392,14 @@ def _values(output: Any) -> NDArray[np.float64]:
 
 def _tensor(x: Any) -> Tensor:
     """Return a tensor on the CPU, without gradient, that shares memory where it can."""
+    if (observer := watched()) is not None:
+        raise TypeError(f"packed networks are no operators of torch, and {observer}: call them outside of it")
     if isinstance(x, np.ndarray):
         return torch.from_numpy(x if x.flags.writeable and x.flags.c_contiguous else x.copy())
     if not isinstance(x, Tensor):
         raise TypeError(f"expected a torch tensor or a NumPy array, got {type(x).__name__}")
     if not x.is_cpu:
         raise ValueError(f"packed networks run on the CPU, got a tensor on {x.device}: use .cpu()")
-    if (observer := watched()) is not None:
-        raise TypeError(f"packed networks are no operators of torch, and {observer}: call them outside of it")
     return x.detach() if x.requires_grad else x
 
 
