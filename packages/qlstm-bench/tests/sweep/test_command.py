@@ -95,7 +95,7 @@ def test_what_a_file_says_does_not_steer_the_terminal(
     tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {**tiny, "task": "char-lm", "data": "a\x1b[2Jb"}
-    text = {"title": "t\x1b]0;x\x07", "about": "a\x1b[31m", "settings": settings, "grid": {"batch": [1, 2]}}
+    text = {"title": "t\x1b]0;x\x07", "about": "a\x1b[31m", "settings": settings, "grid": {"layers": [1, 2]}}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(text))
     assert main(["sweep", "grid.yaml", "--dry-run"]) == 0
     said = capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import queue
@@ -160,33 +159,6 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         workers_of("tcp://127.0.0.1:9"),
     ):
         pass
-
-
-def test_places_that_dask_has_given_up_are_filled_again(
-    client: Client, configs: list[RunConfig], tmp_path: Path
-) -> None:
-    """After a worker's death that takes long to mend, Dask closes what would start it again."""
-    cluster = client.cluster
-    given_up = threading.Event()
-
-    async def give_up() -> None:
-        for name, nanny in list(cluster.workers.items()):
-            del cluster.workers[name]
-            closing = asyncio.ensure_future(nanny.close())
-            await asyncio.sleep(0)  # by now it is closing, and starts nothing again
-            os.kill(nanny.pid, signal.SIGKILL)
-            await closing
-        given_up.set()
-
-    def lose_workers(message: dict[str, Any]) -> None:
-        if message["step"] and not given_up.is_set():
-            cluster.loop.add_callback(give_up)
-
-    long = configs[0].model_copy(update={"steps": 1000, "log_every": 100})
-    (ending,) = run_all([long], tmp_path / "runs", client, follow=lose_workers)
-    assert given_up.is_set()
-    assert ending.outcome is not None, ending.error
-    assert ending.outcome.result.steps == 1000
 
 
 class Silent:
