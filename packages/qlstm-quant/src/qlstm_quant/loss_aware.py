@@ -98,7 +98,7 @@ def _readable(tensor: Tensor) -> bool:
         type(tensor) is Tensor
         and not tensor.is_meta
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
     )
 

@@ -12,7 +12,7 @@ from qlstm_bench.gradients.recording import recordings
 from qlstm_bench.results import Result
 from qlstm_bench.runs import Run, RunError
 
-NOT_COMPARED = frozenset({"seed", "data", "device", "log_every", "checkpoint_seconds", "log"})
+NOT_COMPARED = {"seed", "data", "device", "log_every", "checkpoint_seconds", "log"}
 """Settings in which the runs of one line may differ; the data's name is in the section's."""
 
 
