@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from qlstm_bench.cli import main
+from qlstm_bench.errors import BenchError
 from qlstm_core.plugins import hookimpl, registry
 
 RUN = ["run", "char-lm"]
@@ -123,6 +125,49 @@ def test_an_interruption_says_how_to_go_on(
     monkeypatch.setattr("qlstm_bench.train.train", interrupt)
     assert main(RUN) == 130
     assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there is not enough memory: MemoryError"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000 bytes"),
+            "4000",
+        ),
+        (BenchError("data \x1b[31m\nred"), r"data \x1b[31m red"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("qlstm_bench.train.train", fail)
+    assert main(RUN) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("qlstm-bench: error: ")
+    assert said in line
+
+
+def test_only_an_interrupt_is_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """typer takes any EOFError, such as that of an empty pickle, for ctrl-D at a prompt."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("qlstm_bench.train.train", fail)
+    with pytest.raises(EOFError, match="Ran out of input"):
+        main(RUN)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_help_and_tables_are_printed_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert main(["theory", "--help"]) == 0
+    assert b"\\u0394, distance of grid points" in written.getvalue()
 
 
 @pytest.mark.filterwarnings("always")

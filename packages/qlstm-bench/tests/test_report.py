@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,19 @@ import pytest
 
 from qlstm_bench.cli import main
 from qlstm_bench.config import RunConfig
-from qlstm_bench.report import collect, print_table, results_frame, summary_frame, to_markdown, write_html
+from qlstm_bench.report import (
+    collect,
+    print_table,
+    results_frame,
+    summary_frame,
+    to_csv,
+    to_latex,
+    to_markdown,
+    write_html,
+)
 from qlstm_bench.report.figures import draw_overview
 from qlstm_bench.report.published import _tables, published
+from qlstm_bench.report.table import format_figure
 from qlstm_bench.results import Result
 from qlstm_bench.runs import Run
 from qlstm_core import LSTM
@@ -158,6 +170,8 @@ def test_published_figures_stand_beside_ours_and_are_marked(tmp_path: Path) -> N
         ("text8", {"normalizer": "none"}, None),  # not available, says the poster
         ("text8", {"normalizer": "layer", "cell": "gru"}, None),
         ("text8", {"normalizer": "layer:gain=0.5"}, None),
+        ("text8", {"normalizer": "layer", "hidden": 2000, "layers": 2}, None),
+        ("ptb-word", {"task": "word-lm", "normalizer": "none", "hidden": 300, "layers": 3}, None),
         ("text8", {"normalizer": "batch-separate:cell=true,max_steps=180", "quantizer": "sbn"}, 1.54),
         (
             "billion-word",
@@ -318,3 +332,202 @@ def test_the_command_skips_damaged_runs_and_says_so(runs: Path, capsys: pytest.C
 def test_a_report_that_cannot_be_written_is_an_error(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(runs), "--out", "no/folder/page.html"]) == 2
     assert "no/folder/page.html" in capsys.readouterr().err
+
+
+def damage(run: Run, **changes: Any) -> None:
+    """Rewrite values in a result.json as JSON, which may hold more than a result can."""
+    path = run.directory / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"storage_bytes": 0}, "storage_bytes"),
+        ({"storage_bytes": 10**400}, "storage_bytes"),
+        ({"float32_bytes": -1}, "float32_bytes"),
+        ({"steps": 10**30}, "steps"),
+        ({"diverged_at": 10**400}, "diverged_at"),
+        ({"wall_s": "Infinity"}, "wall_s"),
+        ({"wall_s": "NaN"}, "wall_s"),
+        ({"quantizer": "bwn"}, "differ in quantizer"),
+        ({"normalizer": "none", "seed": 5}, "differ in normalizer and seed"),
+        ({"task": "word-lm"}, "differ in task"),
+    ],
+)
+def test_a_damaged_result_is_named_and_left_out(
+    changes: dict[str, Any], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(make_run(tmp_path, "twn", "layer"), **changes)
+    make_run(tmp_path, "none", "none")
+    assert main(["report", str(tmp_path), "--format", "csv"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert re.match(rf"qlstm-bench: skipped: .*twn-layer.*{named}", said.err)
+    assert list(pd.read_csv(io.StringIO(said.out))["completed"]) == [1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hidden: " + "9" * 5000,
+        "a: &a [*a]",
+        "3: 4",
+        "hidden: 2024-13-45",
+        "[" * 3000,
+        "data: !!int x",
+        "\x00",
+    ],
+)
+def test_damaged_settings_are_named_and_left_out(text: str, tmp_path: Path) -> None:
+    (make_run(tmp_path, "twn", "layer").directory / "config.yaml").write_text(text)
+    make_run(tmp_path, "none", "none")
+    records, (problem,) = collect([tmp_path])
+    assert [record.result.quantizer for record in records] == ["none"]
+    assert "config.yaml" in problem
+    assert "\n" not in problem
+
+
+NASTY = "$\\frac$ \x1b[31m_|&\n# a\n\\input{x}<b>é"
+
+
+def test_names_cannot_steer_what_shows_them(tmp_path: Path) -> None:
+    """Neither terminal, LaTeX, Markdown nor the figures' formulas; the text itself stays readable."""
+    make_run(tmp_path, NASTY, "_norm", dataset=NASTY, metric_title=NASTY)
+    records, _ = collect([tmp_path])
+    output = io.StringIO()
+    print_table(records, output)
+    shown = {"terminal": output.getvalue(), "md": to_markdown(records), "latex": to_latex(records)}
+    shown["csv"] = to_csv(records)
+    for text in shown.values():
+        assert "\x1b" not in text
+        assert "é" in text
+        assert not [line for line in text.splitlines() if line.startswith(("# a", "\\input"))]
+    assert r"\textbackslash{}x1b[31m\_|\&\textbackslash{}n\# a" in shown["latex"]
+    write_html(records, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "\x1b[31m" not in page[page.index("<svg") : page.rindex("</svg>")]
+    assert "<b>é" not in page
+    draw_overview(records, tmp_path / "overview.png")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", '=HYPERLINK("http:x").txt'])
+def test_a_name_is_no_formula_of_a_spreadsheet(name: str, tmp_path: Path) -> None:
+    make_run(tmp_path, "twn", "layer", dataset=name, metrics={"test_bpc": -2.5})
+    frame = pd.read_csv(io.StringIO(to_csv(collect([tmp_path])[0])))
+    assert frame["dataset"].item() == f"'{name}"
+    assert frame["test_mean"].item() == -2.5, "a negative number stays one"
+
+
+def test_figures_beyond_all_use_are_in_the_table_and_not_in_the_figures(tmp_path: Path) -> None:
+    for seed, figure in enumerate((math.inf, 1e308)):
+        metrics = {"test_bpc": figure, "valid_bpc": figure, "baseline_bpc": math.inf}
+        run = make_run(tmp_path, "twn", "layer", seed=seed, metrics=metrics)
+        run.log({"step": 30 + seed, "valid_bpc": figure})
+    make_run(tmp_path, "bwn", "none", metrics={"test_bpc": 1e308, "baseline_bpc": 1e308}, gradient_norms=[
+        {"layer": 0, "direction": 0, "norms": [math.nan, -1.0, 1e308, 5e-324]}
+    ])  # fmt: skip
+    records, problems = collect([tmp_path])
+    assert (len(records), problems) == (3, [])
+    for cell in ("| inf |", "| 1e+308 |"):
+        assert cell in to_markdown(records)
+    write_html(records, tmp_path / "page.html")
+    draw_overview(records, tmp_path / "overview.png")
+
+
+def test_a_copy_of_a_run_is_no_second_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    one = make_run(runs, "twn", "layer")
+    make_run(runs, "twn", "layer", seed=1, metrics={"test_bpc": 3.625})
+    shutil.copytree(one.directory, runs / f"{one.name} copy")
+    (tmp_path / "link").symlink_to(one.directory)
+    assert main(["report", str(runs), str(tmp_path / "link"), "--format", "csv"]) == 0
+    said = capsys.readouterr()
+    line = pd.read_csv(io.StringIO(said.out)).iloc[0]
+    assert (line.runs, line.test_mean, line.test_spread) == (2, 3.125, pytest.approx(0.5**0.5))
+    assert [re.sub(f"{tmp_path}/", "", problem) for problem in said.err.splitlines()] == [
+        f"qlstm-bench: skipped: {name}: the same settings, seed and data as runs/{one.name}: it counts once"
+        for name in (f"runs/{one.name} copy", "link")
+    ]
+
+
+def test_a_run_that_diverged_is_not_in_the_mean(tmp_path: Path) -> None:
+    for seed, test in enumerate((2.0, 3.0)):
+        make_run(tmp_path, "twn", "layer", seed=seed, metrics={"test_bpc": test, "valid_bpc": test})
+    make_run(tmp_path, "twn", "layer", seed=2, status="diverged", diverged_at=9, metrics={"test_bpc": 9.0})
+    line = summary_frame(collect([tmp_path])[0]).iloc[0]
+    assert (line.runs, line.completed, line.test_mean, line.valid_mean) == (3, 2, 2.5, 2.5)
+
+
+def test_sizes_are_in_units_of_1024_bytes(tmp_path: Path) -> None:
+    make_run(tmp_path, "twn", "layer", storage_bytes=600 * 1024, float32_bytes=4200 * 1024)
+    records, _ = collect([tmp_path])
+    frame = summary_frame(records).iloc[0]
+    assert (frame.size_kb, frame.ratio) == (600, 7)
+    assert "| 600 | 7.0 |" in to_markdown(records)
+
+
+@pytest.mark.parametrize(("higher", "word", "good"), [(False, "lower", 2.0), (True, "higher", 6.0)])
+def test_what_is_better_is_the_tasks(higher: bool, word: str, good: float, tmp_path: Path) -> None:
+    """On either side of the baseline, 4: one run has learnt, the other has not."""
+    make_run(tmp_path, "twn", "layer", higher_is_better=higher, metrics={"valid_bpc": good})
+    make_run(tmp_path, "bwn", "layer", higher_is_better=higher, metrics={"valid_bpc": 8 - good})
+    records, _ = collect([tmp_path])
+    fates = summary_frame(records).set_index("quantizer")["status"]
+    assert (fates["twn"], fates["bwn"]) == ("completed", "learnt nothing")
+    output = io.StringIO()
+    print_table(records, output)
+    assert f"; {word} is better" in output.getvalue()
+    write_html(records, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f", {word} is better" in page
+    assert page.count('<tr class="bad">') == 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "text"),
+    [
+        (1.23456, math.nan, "1.235"), (1.23456, 0.0123, "1.235 ±0.012"), (19.9996, math.nan, "20.000"),
+        (123.456, 7.89, "123.5 ±7.9"), (-123.456, math.nan, "-123.5"), (1.5e9, math.nan, "1.5e+09"),
+        (math.nan, math.nan, "–"),
+    ],
+)  # fmt: skip
+def test_figures_have_the_digits_that_they_carry(mean: float, spread: float, text: str) -> None:
+    assert format_figure(mean, spread) == text
+
+
+OTHERS = {
+    "data": "other", "quantizer": "bwn", "normalizer": "layer", "cell": "gru", "hidden": 3, "layers": 2,
+    "dropout": 0.5, "steps": 5, "batch": 4, "unroll": 4, "optimizer": "sgd", "lr": 0.2, "quantized_lr": 2.0,
+    "stall_divisor": 2.0, "epoch_decay": 0.5, "epoch_decay_after": 1, "patience": 2, "average": 0.9,
+    "clip": 4.0, "clipping": "apart", "seed": 1, "processes": 2, "device": "cpu", "precision": "64-true",
+    "eval_every": 7, "eval_symbols": 8, "gradients_every": 3, "log": ["tensorboard"], "log_every": 5,
+    "checkpoint_seconds": 1.0, "task": "word-lm", "proj": 2, "rank": 2, "groups": 2, "epochs": 3,
+}  # fmt: skip
+"""Another value of every setting."""
+NEEDED = {"proj": {}, "rank": {"cell": "f-lstm"}, "groups": {"cell": "g-lstm"}, "epochs": {"steps": None}}
+NAMES = {"data", "log", "log_every", "checkpoint_seconds"}
+"""Settings that do not decide what a run computes."""
+
+
+@pytest.mark.parametrize("name", sorted(RunConfig.model_fields))
+def test_every_setting_that_decides_gives_a_run_a_folder_of_its_own(name: str) -> None:
+    base = {"data": "x", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 20}
+    needed = {**base, **NEEDED.get(name, {})}
+    if name != "epochs":
+        base = needed
+    one, other = RunConfig.build(base), RunConfig.build({**needed, name: OTHERS[name]})
+    assert getattr(one, name) != getattr(other, name)
+    assert (Run.of(Path(), one, "ab") == Run.of(Path(), other, "ab")) is False
+    same = Run.of(Path(), one, "ab").directory == Run.of(Path(), other, "ab").directory
+    assert same is (name in NAMES)
+
+
+def test_every_setting_that_decides_makes_a_line_of_its_own(tmp_path: Path) -> None:
+    names = ("layers", "lr", "clipping", "average", "dropout", "precision", "hidden", "eval_symbols")
+    make_run(tmp_path, "twn", "layer")
+    for name in names:
+        make_run(tmp_path, "twn", "layer", config={name: OTHERS[name]})
+    frame = summary_frame(collect([tmp_path])[0])
+    assert list(frame["runs"]) == [1] * (len(names) + 1)
+    assert set(names) < set(frame.columns)

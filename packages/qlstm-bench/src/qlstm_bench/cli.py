@@ -11,6 +11,9 @@ import typer
 
 from qlstm_bench.commands import datasets, demo, gradients, report, run, speed, sweep, tasks, theory
 from qlstm_bench.errors import BenchError
+from qlstm_bench.text_table import shorten
+from qlstm_core import terminal
+from qlstm_core.printable import printable
 
 # Heavy modules are imported by the commands that need them: `qlstm-bench --help` answers at once.
 
@@ -36,11 +39,17 @@ app.command("theory", help=theory.HELP)(theory.theory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for bad input, 130 when interrupted.
+    """Run the command line and return its exit code.
+
+    It is 0; 1 where the output or the workers were lost; 2 for bad input; 130 when interrupted.
 
     Args:
         arguments: without the program's name; default: those of the process.
     """
+    return terminal.run("qlstm-bench", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     from qlstm_core.plugins import PluginError
 
     command = typer.main.get_command(app)
@@ -49,23 +58,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             words = list(sys.argv[1:] if arguments is None else arguments)
             code = command.main(args=words or ["--help"], prog_name="qlstm-bench", standalone_mode=False)
-        except (BenchError, PluginError) as error:
+        except BenchError as error:
+            return _refuse(str(error), error.exit_code)
+        except PluginError as error:
             return _refuse(str(error))
         except Exception as error:
             # typer brings its own copy of click, or uses the installed one: told by what it can do.
             if hasattr(error, "format_message"):
                 return _refuse(_usage_message(error))
-            if type(error).__name__ == "Abort":
-                return _interrupted()
+            cause = error.__cause__
+            if type(error).__name__ == "Abort" and isinstance(cause, EOFError):
+                raise cause from None  # typer takes it for ctrl-D at a prompt, and there is none here
+            if _lacks_memory(error):
+                return _refuse(f"there is not enough memory: {shorten(str(error) or type(error).__name__)}")
             raise
         except KeyboardInterrupt:
             return _interrupted()
     return _interrupted() if code == _INTERRUPTED else 0
 
 
-def _refuse(message: str) -> int:
-    print(f"qlstm-bench: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+def _refuse(message: str, code: int = 2) -> int:
+    print(f"qlstm-bench: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return code
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Return whether Python, torch on the CPU or torch on a GPU could not allocate what was asked for."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _interrupted() -> int:
@@ -81,7 +101,7 @@ def _show_warning(
     file: object = None,
     line: object = None,
 ) -> None:
-    print(f"qlstm-bench: warning: {message}", file=sys.stderr)
+    print(f"qlstm-bench: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _usage_message(error: Any) -> str:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qlstm_bench.errors import BenchError
+from qlstm_bench import bounded_yaml
+from qlstm_bench.bounded_yaml import short_repr
+from qlstm_bench.errors import ConfigError as ConfigError
 from qlstm_core.plugins.errors import suggest
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
@@ -24,10 +26,6 @@ _CELL_OPTIONS = {"proj": ("lstm", "f-lstm", "g-lstm"), "rank": ("f-lstm",), "gro
 """Settings that some cells have, and which."""
 
 _NOT_PART_OF_THE_RESULT = {"log", "log_every", "checkpoint_seconds"}
-
-
-class ConfigError(BenchError, ValueError):
-    """A setting that cannot be used; the message is one line that names it and what is allowed."""
 
 
 class RunConfig(BaseModel):
@@ -144,8 +142,16 @@ class RunConfig(BaseModel):
         Args:
             dataset_sha256: stands for the data instead of its name, which may be a path.
         """
-        settings = self.model_dump(exclude={"data", *_NOT_PART_OF_THE_RESULT}) | {"sha256": dataset_sha256}
+        settings = self.deciding(dataset_sha256)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+    def deciding(self, dataset_sha256: str) -> dict[str, Any]:
+        """Return what decides the result: the settings that :meth:`identity` looks at, by name.
+
+        Args:
+            dataset_sha256: stands for the data instead of its name.
+        """
+        return self.model_dump(exclude={"data", *_NOT_PART_OF_THE_RESULT}) | {"sha256": dataset_sha256}
 
     def to_yaml(self) -> str:
         """Return the settings as YAML, one per line."""
@@ -159,10 +165,7 @@ class RunConfig(BaseModel):
         Raises:
             ConfigError: not YAML, or not settings of a run.
         """
-        try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        _, settings = bounded_yaml.parse(bounded_yaml.read_text(path), str(path))
         if not isinstance(settings, dict):
             raise ConfigError(f"{path}: expected the settings of a run, as 'name: value' lines")
         try:
@@ -189,10 +192,12 @@ def _one_line(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = RunConfig.model_fields
-        return f"no setting {name!r}{suggest(name, known)}; allowed: {', '.join(known)}"
+        return f"no setting {short_repr(name)}{suggest(name, known)}; allowed: {', '.join(known)}"
     if not name:
         return str(first["msg"]).removeprefix("Value error, ")
     if name == "device":
-        return f"device: expected auto, cpu, cuda or cuda:NUMBER, got {first['input']!r}"
+        return f"device: expected auto, cpu, cuda or cuda:NUMBER, got {short_repr(first['input'])}"
+    if first["type"] == "missing":
+        return f"{name}: expected a value, and there is none"
     message = first["msg"]
-    return f"{name}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+    return f"{name}: {message[0].lower()}{message[1:]}, got {short_repr(first['input'])}"

@@ -4,5 +4,11 @@
 class BenchError(Exception):
     """Something asked for cannot be done; its one line says what, what is allowed, and what to do.
 
-    The command line prints it without a traceback and ends with code 2.
+    The command line prints it without a traceback and ends with :attr:`exit_code`.
     """
+
+    exit_code = 2
+
+
+class ConfigError(BenchError, ValueError):
+    """A setting that cannot be used; the message is one line that names it and what is allowed."""

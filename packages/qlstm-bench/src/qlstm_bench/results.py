@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from qlstm_bench.gradients import StateGradientNorms
 
 Status = Literal["completed", "diverged", "failed"]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(gt=0, lt=2**63)]
+Duration = Annotated[float, Field(ge=0, lt=1e12)]
 
 
 class DatasetRecord(BaseModel):
@@ -48,32 +51,32 @@ class Result(BaseModel):
         device: where.
         versions: of Python, PyTorch, NumPy and every plugin.
         git_commit: of the repository around the working directory, if any.
-        wall_s: seconds, over all sessions.
+        wall_s: seconds of training, over all sessions; without those that loggers and other hooks take.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     status: Status
     error: str | None = None
-    diverged_at: int | None = None
-    stopped_at: int | None = None
+    diverged_at: Count | None = None
+    stopped_at: Count | None = None
     task: str
     quantizer: str
     normalizer: str
-    seed: int
+    seed: Count
     metric: str
     metric_title: str
     higher_is_better: bool = False
     metrics: dict[str, float]
     gradient_norms: list[StateGradientNorms] = []
-    steps: int
-    storage_bytes: int
-    float32_bytes: int
+    steps: Count
+    storage_bytes: Size
+    float32_bytes: Size
     dataset: DatasetRecord
     device: str
     versions: dict[str, str]
     git_commit: str | None
-    wall_s: float
+    wall_s: Duration
 
     def figure(self, kind: str) -> float:
         """Return the figure of merit: ``"valid"``, ``"test"`` or ``"baseline"``; NaN where there is none."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from qlstm_core.printable import printable
+
+_FORMULAS = tuple("=+-@＝＋－＠")
 
 
 def aligned(
     headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = (), *, group: bool = False
 ) -> str:
-    """Return the lines of a table.
+    """Return the lines of a table; what steers a terminal is shown as escapes.
 
     Args:
         headings: of the columns.
@@ -16,7 +21,7 @@ def aligned(
         left: headings of the columns that are aligned to the left.
         group: put an empty line where the first column changes.
     """
-    lines = [list(headings), *(list(row) for row in rows)]
+    lines = [list(headings), *([shorten(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     written = []
     before = lines[0][0]
@@ -30,3 +35,18 @@ def aligned(
         ]
         written.append("  ".join(cells).rstrip())
     return "\n".join(written)
+
+
+def shorten(text: str, room: int = 200) -> str:
+    """Return a text on one line, its middle left out where it is long."""
+    if len(text) > room:
+        text = f"{text[: room // 2]} … {text[-room // 4 :]}"
+    return printable(text)
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """Return a value for a CSV file: a text that a spreadsheet would compute is marked as text."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(_FORMULAS) else text

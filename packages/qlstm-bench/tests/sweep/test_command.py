@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +72,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(
     settings = {**tiny, "task": "char-lm", "steps": 2}
     grid = {"data": ["missing.txt", settings.pop("data")]}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"settings": settings, "grid": grid}))
-    assert main(["sweep", "grid.yaml", "--workers", "1", "--out", "runs"]) == 2
+    assert main(["sweep", "grid.yaml", "--workers", "1", "--out", "my runs"]) == 2
     said = capsys.readouterr()
     *lines, last = said.err.splitlines()
     reason = "data file 'missing.txt' does not exist: expected a text file in UTF-8"
@@ -79,9 +82,34 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(
     assert ended.startswith("[2/2] "), "after the failure"
     assert f"failed: {reason}" in failed
     assert f"qlstm-bench: error: 1 of 2 runs failed: none, none, data missing.txt: {reason}" in last
-    records, problems = collect([tmp_path / "runs"])
+    records, problems = collect([tmp_path / "my runs"])
     assert [(record.result.dataset.name, record.result.status) for record in records] == [
         ("words.txt", "completed")
     ]
     assert problems == []
     assert "words.txt" in said.out  # the table of what has ended
+    assert f"`qlstm-bench report '{tmp_path}/my runs'` makes" in said.out, "as a shell takes it"
+
+
+def test_what_a_file_says_does_not_steer_the_terminal(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**tiny, "task": "char-lm", "data": "a\x1b[2Jb"}
+    text = {"title": "t\x1b]0;x\x07", "about": "a\x1b[31m", "settings": settings, "grid": {"layers": [1, 2]}}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(text))
+    assert main(["sweep", "grid.yaml", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert r"t\x1b]0;x\x07: 2 runs" in said
+
+
+def test_a_broken_configuration_of_dask_is_one_line(file: str, tmp_path: Path) -> None:
+    (tmp_path / "dask.yaml").write_text("distributed: [")
+    words = [sys.executable, "-m", "qlstm_bench", "sweep", file]
+    result = subprocess.run(
+        words, capture_output=True, text=True, env=os.environ | {"DASK_CONFIG": str(tmp_path / "dask.yaml")}
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("qlstm-bench: error: Dask cannot be imported: A dask config file at")
+    assert "dask.yaml" in line

@@ -13,16 +13,27 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from distributed import Client
+from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
+from qlstm_bench.cli import main
 from qlstm_bench.config import RunConfig
 from qlstm_bench.runs import Run
-from qlstm_bench.sweep.execute import Ending, SweepError, _describe, local_workers, run_all, workers_of
+from qlstm_bench.sweep.execute import (
+    ClusterLostError,
+    Ending,
+    SweepError,
+    _describe,
+    _Watch,
+    local_workers,
+    run_all,
+    workers_of,
+)
 from qlstm_bench.train import resolve, train
 
 STEPS = 100
@@ -148,6 +159,71 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         workers_of("tcp://127.0.0.1:9"),
     ):
         pass
+
+
+class Silent:
+    """A client whose scheduler has no workers, or does not answer."""
+
+    status = "running"
+    cluster = None
+    scheduler = SimpleNamespace(ncores=None)
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def sync(self, *_: object, **__: object) -> dict[str, int]:
+        if self.error is not None:
+            raise self.error
+        return {}
+
+
+@pytest.mark.parametrize("error", [None, TimeoutError(), ConnectionRefusedError()])
+def test_a_sweep_without_workers_ends(error: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(0, 75)
+    monkeypatch.setattr("qlstm_bench.sweep.execute.Client", Silent)
+    monkeypatch.setattr("qlstm_bench.sweep.execute.time", SimpleNamespace(monotonic=lambda: next(now)))
+    watch = _Watch(Silent(error))  # type: ignore[arg-type]
+    for _ in range(4):  # for five minutes it may come back
+        watch.look()
+    with pytest.raises(ClusterLostError, match="no worker for 300 s; what has finished stays, and the same"):
+        watch.look()
+
+
+STARTED, FINISH = threading.Event(), threading.Event()
+
+
+def train_until_told(*_: object) -> None:
+    STARTED.set()
+    FINISH.wait(60)
+
+
+def test_a_scheduler_that_dies_ends_the_sweep_in_one_line(
+    configs: list[RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("qlstm_bench.sweep.worker.train_one", train_until_told)
+    settings = configs[0].model_dump(exclude={"seed"}, exclude_none=True)
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"settings": settings}))
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+
+        def die() -> None:
+            STARTED.wait(60)
+            cluster.sync(cluster.scheduler.close, fast=True)
+
+        killer = threading.Thread(target=die)
+        killer.start()
+        try:
+            code = main(["sweep", "grid.yaml", "--scheduler", cluster.scheduler_address, "--out", "runs"])
+        finally:
+            STARTED.set()
+            FINISH.set()
+            killer.join()
+    assert code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("qlstm-bench: error: the scheduler is gone")
+    assert line.endswith("what has finished stays, and the same command goes on")
 
 
 def test_another_cluster_can_train(client: Client, configs: list[RunConfig], tmp_path: Path) -> None:

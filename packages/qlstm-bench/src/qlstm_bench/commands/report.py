@@ -43,10 +43,11 @@ def report(
     """Compare finished runs."""
     from qlstm_bench.report import collect, print_table, to_csv, to_latex, to_markdown, write_html
     from qlstm_bench.runs import RunError, replace_file
+    from qlstm_bench.text_table import shorten
 
     records, problems = collect(runs)
     for problem in problems:
-        print(f"qlstm-bench: skipped: {problem}", file=sys.stderr)
+        print(f"qlstm-bench: skipped: {shorten(problem, 400)}", file=sys.stderr)
     if not records:
         raise RunError(f"no finished run in {', '.join(map(str, runs))}: expected folders with a result.json")
     texts = {Format.MARKDOWN: to_markdown, Format.CSV: to_csv, Format.LATEX: to_latex}

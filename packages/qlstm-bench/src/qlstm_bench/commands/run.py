@@ -116,6 +116,7 @@ def run(
     from qlstm_bench.parallel import launch, launched_processes
     from qlstm_bench.progress import RunProgress
     from qlstm_bench.train import train
+    from qlstm_core.printable import printable
 
     given = {
         "data": data, "hidden": hidden, "layers": layers, "proj": proj, "rank": rank,
@@ -141,7 +142,8 @@ def run(
     config = outcome.run.config
     if os.environ.get("RANK", "0") != "0":
         return  # the first process speaks for all
-    print(f"{config.quantizer}, {config.normalizer} on {outcome.result.dataset.name}: {outcome.describe()}")
+    line = f"{config.quantizer}, {config.normalizer} on {outcome.result.dataset.name}: {outcome.describe()}"
+    print(printable(line))
 
 
 def _read_groups(text: str) -> int | list[int]:

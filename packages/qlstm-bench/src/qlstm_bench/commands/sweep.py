@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,7 +103,7 @@ def _train(plan: Plan, out: Path, workers: int | None, scheduler: str | None, fo
     records, _ = collect(outcome.run.directory for outcome in outcomes)
     if records:
         print_table(records)
-        print(f"\nruns: {out}; `qlstm-bench report {out}` makes a page of them")
+        print(f"\nruns: {out}; `qlstm-bench report {shlex.quote(str(out))}` makes a page of them")
     if failures:
         raise SweepError(f"{len(failures)} of {len(plan.configs)} runs failed: {'; '.join(failures)}")
 
@@ -123,9 +124,12 @@ def _list() -> None:
 
 
 def _describe(plan: Plan) -> str:
+    from qlstm_bench.text_table import shorten
+    from qlstm_core.printable import printable
+
     size = f", {plan.scale} scale" if plan.scale else ""
-    lines = [f"{plan.title}{size}: {len(plan.configs)} run{'s' if len(plan.configs) > 1 else ''}"]
-    about = f"{_duration(plan.minutes)}{' '.join(plan.about.split())}"
+    lines = [f"{shorten(plan.title + size)}: {len(plan.configs)} run{'s' if len(plan.configs) > 1 else ''}"]
+    about = f"{_duration(plan.minutes)}{printable(' '.join(plan.about.split()))}"
     return "\n".join([*lines, about] if about else lines)
 
 

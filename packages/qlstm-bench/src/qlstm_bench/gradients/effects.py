@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qlstm_bench.gradients.measure import GainEffect
-from qlstm_bench.report.svg import COLORS, DASHES, STYLE
+from qlstm_bench.report.svg import COLORS, DASHES, STYLE, plain
 
 _STRETCHES = {
     "exact": "exact",
@@ -30,7 +30,7 @@ def draw_gain_effect(effects: Mapping[str, Sequence[GainEffect]]) -> Figure:
         growth, lambda1 = figure.subplots(1, 2)
         for index, (title, found) in enumerate(effects.items()):
             look: dict[str, Any] = {
-                "label": title, "color": COLORS[index % len(COLORS)], "marker": "o", "markersize": 3,
+                "label": plain(title), "color": COLORS[index % len(COLORS)], "marker": "o", "markersize": 3,
                 "linestyle": DASHES[index % len(DASHES)],
             }  # fmt: skip
             factors = [effect.factor for effect in found]
@@ -63,7 +63,7 @@ def draw_stretch(rows: Iterable[tuple[str, dict[str, np.ndarray[Any, Any]]]]) ->
                 panel.plot(
                     values["t"], values[name], color=COLORS[index], linestyle=DASHES[index], label=label
                 )
-            panel.set_title(title, loc="left", fontsize=9)
+            panel.set_title(plain(title), loc="left", fontsize=9)
             panel.set_xlabel("time step t")
         for panel in axes[len(rows) :]:
             panel.set_axis_off()

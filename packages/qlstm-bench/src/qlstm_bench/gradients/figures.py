@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from qlstm_bench.gradients.analysis import GateSummary, LayerSummary
 from qlstm_bench.gradients.recording import Recording
-from qlstm_bench.report.svg import COLORS, DASHES, STYLE, to_svg
+from qlstm_bench.report.svg import COLORS, DASHES, STYLE, plain, to_svg
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def panels(lines: Sequence[Line], draw: Draw, height: float = 3.1) -> Figure:
     """
     quantizers = list(dict.fromkeys(line.quantizer for line in lines))
     labels = sorted(
-        {line.normalizer + line.suffix for line in lines}, key=lambda n: (not n.startswith("none"), n)
+        {plain(line.normalizer + line.suffix) for line in lines}, key=lambda n: (not n.startswith("none"), n)
     )
     columns = min(4, len(quantizers))
     rows = -(-len(quantizers) // columns)
@@ -116,7 +116,7 @@ def panels(lines: Sequence[Line], draw: Draw, height: float = 3.1) -> Figure:
     handles: dict[str, Any] = {}
     for panel, quantizer in zip(axes, quantizers, strict=False):
         for line in (line for line in lines if line.quantizer == quantizer):
-            label = line.normalizer + line.suffix
+            label = plain(line.normalizer + line.suffix)
             index = labels.index(label)
             look = {"label": label, "color": COLORS[index % len(COLORS)],
                     "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6}  # fmt: skip
@@ -193,7 +193,7 @@ def spectral_bars(lines: Sequence[Line]) -> Figure:
 
 
 def _title(quantizer: str) -> str:
-    return "full-precision weights" if quantizer == "none" else f"weights: {quantizer}"
+    return "full-precision weights" if quantizer == "none" else f"weights: {plain(quantizer)}"
 
 
 def draw_figures(lines: Sequence[Line]) -> dict[str, Figure]:

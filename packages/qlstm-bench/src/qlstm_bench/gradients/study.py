@@ -14,6 +14,8 @@ from qlstm_bench.gradients.effects import draw_gain_effect, draw_stretch
 from qlstm_bench.gradients.figures import Line, draw_figures, save_png
 from qlstm_bench.gradients.measure import GainEffect, Measurement, Network, find_models
 from qlstm_bench.runs import RunError, check_writable
+from qlstm_bench.text_table import spreadsheet_cell
+from qlstm_core.printable import printable
 
 
 def study(
@@ -53,11 +55,11 @@ def study(
             effects[own.title] = network.effect_of_gains(gains)
     measurements.sort(key=_order)
     for dataset in dict.fromkeys(m.dataset for m in measurements):
-        print(f"\n{dataset}\n\n{tables.stability_table([m for m in measurements if m.dataset == dataset])}")
-        print(f"\n{tables.gates_table([m for m in measurements if m.dataset == dataset])}")
+        shown = [m for m in measurements if m.dataset == dataset]
+        print(f"\n{printable(dataset)}\n\n{tables.stability_table(shown)}\n\n{tables.gates_table(shown)}")
     print(f"\n{_LEGEND}")
     for reason in dict.fromkeys(layer.reason for m in measurements for layer in m.layers if layer.reason):
-        print(f"qlstm-bench: no bounds: {reason}", file=sys.stderr)
+        print(f"qlstm-bench: no bounds: {printable(reason)}", file=sys.stderr)
     _write_tables(measurements, out)
     _write_figures(measurements, out)
     if effects:
@@ -78,7 +80,7 @@ def _order(m: Measurement) -> tuple[object, ...]:
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
     try:
-        frame.to_csv(path, index=False, float_format="%.6g")
+        frame.map(spreadsheet_cell).to_csv(path, index=False, float_format="%.6g")
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -133,7 +135,8 @@ def _write_jacobian(measurements: list[Measurement], out: Path) -> None:
         save_png(draw_stretch(rows), out / "jacobian.png")
     for key, part in frame.groupby(by, sort=False):
         exponent = part["lyapunov_exponent"].iloc[0]
-        print(f"{key[2]}, {key[3]}, layer {key[5]}: largest Lyapunov exponent {exponent:+.3f} per step")
+        network = printable(f"{key[2]}, {key[3]}")
+        print(f"{network}, layer {key[5]}: largest Lyapunov exponent {exponent:+.3f} per step")
 
 
 _LEGEND = """growth     gradient norm at the first time step over that at the last; far above 1 it explodes

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from qlstm_bench.report.collect import Record
 from qlstm_bench.report.summary import lines
-from qlstm_bench.report.svg import COLORS, DASHES, STYLE, to_svg
+from qlstm_bench.report.svg import COLORS, DASHES, STYLE, drawable, plain, to_svg
 
 # Below this a gradient carries nothing: float32 has lost it beside the gradient at the loss.
 _SMALLEST_NORM = 1e-12
@@ -34,20 +34,22 @@ def draw_curves(axes: Axes, records: Sequence[Record], normalizers: Sequence[str
         normalizers: all that the report shows, in the order of their colours.
     """
     for record in records:
-        steps, values = record.curve(f"valid_{record.result.metric}")
+        steps, values = (
+            [drawable(value) for value in column] for column in record.curve(f"valid_{record.result.metric}")
+        )
         line = axes.plot(steps, values, **_look(record, normalizers))[0]
         if record.result.diverged_at is not None:
-            last = values[-1] if values else record.result.figure("baseline")
+            last = values[-1] if values else drawable(record.result.figure("baseline"))
             axes.plot([record.result.diverged_at], [last], "x", color=line.get_color(), markersize=8)
     first = records[0].result
-    baseline = first.figure("baseline")
+    baseline = drawable(first.figure("baseline"))
     axes.axhline(baseline, color="0.6", linewidth=0.8, zorder=0)
     axes.annotate(
         "without looking at the input", (0.99, baseline), xycoords=("axes fraction", "data"),
         xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7, color="0.4",
     )  # fmt: skip
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel(f"{first.metric_title}, validation")
+    axes.set_ylabel(f"{plain(first.metric_title)}, validation")
 
 
 def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequence[str]) -> None:
@@ -62,8 +64,9 @@ def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequ
         if not record.result.gradient_norms or not record.result.gradient_norms[0].norms:
             continue
         norms = np.array(record.result.gradient_norms[0].norms)
-        relative = norms / norms[-1] if norms[-1] > 0 else norms
-        shown = np.where(np.isfinite(relative) & (relative >= _SMALLEST_NORM), relative, np.nan)
+        with np.errstate(over="ignore"):
+            relative = norms / norms[-1] if norms[-1] > 0 else norms
+        shown = [drawable(value) if value >= _SMALLEST_NORM else math.nan for value in relative.tolist()]
         axes.semilogy(np.arange(1, norms.size + 1), shown, **_look(record, normalizers))
     axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
     axes.set_xlabel("time step t (the loss is at the last, T)")
@@ -88,7 +91,7 @@ def draw_sizes(records: Sequence[Record]) -> str:
         for line in lines(records):
             marker = _MARKERS[quantizers.index(line.config.quantizer) % len(_MARKERS)]
             color = COLORS[normalizers.index(line.config.normalizer) % len(COLORS)]
-            mean, spread = line.mean("test"), line.spread("test")
+            mean, spread = drawable(line.mean("test")), drawable(line.spread("test"))
             if not math.isnan(mean):
                 size = line.records[0].result.storage_bytes / 1024
                 bar = None if math.isnan(spread) else spread
@@ -96,17 +99,19 @@ def draw_sizes(records: Sequence[Record]) -> str:
             paper = line.published
             if paper and paper.size_kb is not None and paper.hidden == line.config.hidden:
                 axes.plot([paper.size_kb], [paper.figure], marker, color="0.5", fillstyle="none")
-        baseline = first.figure("baseline")
+        baseline = drawable(first.figure("baseline"))
         axes.axhline(baseline, color="0.6", linewidth=0.8, zorder=0)
         axes.set_xscale("log")
         axes.set_xlabel("size of the recurrent layer as deployed, KB")
-        axes.set_ylabel(f"{first.metric_title}, test")
+        axes.set_ylabel(f"{plain(first.metric_title)}, test")
         shapes = [
-            Line2D([], [], color="0.3", marker=_MARKERS[number % len(_MARKERS)], linestyle="", label=name)
+            Line2D(
+                [], [], color="0.3", marker=_MARKERS[number % len(_MARKERS)], linestyle="", label=plain(name)
+            )
             for number, name in enumerate(quantizers)
         ]
         colors = [
-            Line2D([], [], color=COLORS[number % len(COLORS)], marker="o", linestyle="", label=name)
+            Line2D([], [], color=COLORS[number % len(COLORS)], marker="o", linestyle="", label=plain(name))
             for number, name in enumerate(normalizers)
         ]
         style = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
@@ -120,7 +125,7 @@ def draw_sizes(records: Sequence[Record]) -> str:
 def _look(record: Record, normalizers: Sequence[str]) -> dict[str, Any]:
     index = normalizers.index(record.result.normalizer)
     return {
-        "label": record.result.normalizer,
+        "label": plain(record.result.normalizer),
         "color": COLORS[index % len(COLORS)],
         "linestyle": DASHES[index % len(DASHES)],
         "linewidth": 1.6,
@@ -187,7 +192,7 @@ def _draw_all(records: Sequence[Record], draw: Draw, panels: list[Axes]) -> list
 
 
 def _title(quantizer: str) -> str:
-    return "full-precision weights" if quantizer == "none" else f"weights: {quantizer}"
+    return "full-precision weights" if quantizer == "none" else f"weights: {plain(quantizer)}"
 
 
 def _legend(figure: Figure) -> None:

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.report.collect import Record
+from qlstm_bench.report.collect import NOT_COMPARED, Record
 from qlstm_bench.report.published import Published, published
 from qlstm_core.plugins import PluginError, registry
-
-_NOT_COMPARED = {"seed", "data", "device", "log_every", "checkpoint_seconds", "log"}
-"""Settings that do not make another line; the data's name is in the section's."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,14 @@ class Line:
     def mean(self, kind: str) -> float:
         """Return the mean of ``"valid"`` or ``"test"`` over the runs that completed; NaN for none."""
         values = self._values(kind)
-        return statistics.fmean(values) if values else math.nan
+        with np.errstate(all="ignore"):  # of infinite or huge figures
+            return float(np.mean(values)) if values else math.nan
 
     def spread(self, kind: str) -> float:
         """Return the standard deviation between the seeds; NaN for fewer than two."""
         values = self._values(kind)
-        return statistics.stdev(values) if len(values) > 1 else math.nan
+        with np.errstate(all="ignore"):
+            return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
     def _values(self, kind: str) -> list[float]:
         results = [record.result for record in self.records if record.result.status == "completed"]
@@ -78,14 +78,14 @@ def lines(records: Sequence[Record]) -> list[Line]:
     """Return the records by everything but their seed, in their order."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        key = record.run.config.model_dump_json(exclude=_NOT_COMPARED) + str(record.section)
+        key = record.run.config.model_dump_json(exclude=NOT_COMPARED) + str(record.section)
         groups.setdefault(key, []).append(record)
     return [Line(tuple(group)) for group in groups.values()]
 
 
 def differing(found: Sequence[Line]) -> list[str]:
     """Return the settings, beside quantizer and normaliser, in which lines of one section differ."""
-    names = [name for name in RunConfig.model_fields if name not in _NOT_COMPARED]
+    names = [name for name in RunConfig.model_fields if name not in NOT_COMPARED]
     return [
         name
         for name in names

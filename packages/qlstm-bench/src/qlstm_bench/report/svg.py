@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from qlstm_bench.text_table import shorten
+
+_LARGEST = 1e250  # beyond it, matplotlib's own arithmetic overflows
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; dashes tell lines apart without colour.
 COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -26,3 +31,14 @@ def to_svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def plain(text: str) -> str:
+    """Return a name for a figure: no part of it is taken for a formula, or for a label to be hidden."""
+    text = shorten(text, 60).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def drawable(value: float) -> float:
+    """Return a value that an axis can show; NaN, which is left out, for one that is beyond all use."""
+    return value if abs(value) < _LARGEST else math.nan

@@ -12,7 +12,7 @@ import pandas as pd
 from qlstm_bench.report.collect import Record
 from qlstm_bench.report.summary import differing, lines, summary_frame
 from qlstm_bench.results import format_growth
-from qlstm_bench.text_table import aligned
+from qlstm_bench.text_table import aligned, shorten, spreadsheet_cell
 
 LEFT = ("quantizer", "normaliser", "status")
 """Headings of columns of words."""
@@ -56,7 +56,7 @@ def sections(records: Sequence[Record]) -> list[list[Record]]:
 def section_title(records: Sequence[Record]) -> str:
     """Return task and dataset of a section, in words."""
     first = records[0].result
-    return f"{first.task} on {first.dataset.name}"
+    return shorten(f"{first.task} on {first.dataset.name}")
 
 
 def shown_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -85,15 +85,15 @@ def shown_frame(records: Sequence[Record]) -> pd.DataFrame:
     if (frame["runs"] > 1).any():
         shown["seeds"] = frame["runs"].astype(str)
     shown["status"] = frame["status"]
-    return shown
+    return shown.map(shorten)
 
 
 def format_figure(mean: float, spread: float = math.nan) -> str:
     """Return a figure of merit with its spread, as in ``2.351 ±0.012``; a dash for NaN."""
     if math.isnan(mean):
         return "–"
-    digits = 3 if abs(mean) < 20 else 1
-    return f"{mean:.{digits}f}" if math.isnan(spread) else f"{mean:.{digits}f} ±{spread:.{digits}f}"
+    form = ".3f" if abs(mean) < 20 else ".1f" if abs(mean) < 1e6 else ".3g"
+    return f"{mean:{form}}" if math.isnan(spread) else f"{mean:{form}} ±{spread:{form}}"
 
 
 def _format_published(figure: float, hidden: float, own: int) -> str:
@@ -117,7 +117,7 @@ def legend(records: Sequence[Record], headings: Sequence[str]) -> str:
     first = records[0].result
     better = "higher" if first.higher_is_better else "lower"
     notes = {
-        "valid, test": f"{first.metric_title} in validation and test; {better} is better",
+        "valid, test": f"{shorten(first.metric_title)} in validation and test; {better} is better",
         "paper": "the figure that the paper published; @512: with 512 units",
         "KB": "size of the recurrent layer as deployed, in 1024 bytes",
         "ratio": "how many times smaller than the same layer in float32",
@@ -141,7 +141,7 @@ def to_latex(records: Sequence[Record]) -> str:
 
 def to_csv(records: Sequence[Record]) -> str:
     """Return one table of all sections, numbers in full; see :func:`summary_frame` for its columns."""
-    text: str = summary_frame(records).to_csv(index=False, lineterminator="\n")
+    text: str = summary_frame(records).map(spreadsheet_cell).to_csv(index=False, lineterminator="\n")
     return text
 
 

@@ -16,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from qlstm_core.printable import printable
+
 _MARGIN = 6  # lines of a terminal that are not rows of the table
 
 
@@ -79,14 +81,14 @@ class Board:
     def end(self, number: int, line: str) -> None:
         """Note that a run has ended, and how."""
         row = self._rows[number]
-        row.state = line.partition(";")[0]
+        row.state = printable(line.partition(";")[0])
         row.took = time.monotonic() - row.began if row.began else 0.0
         self._ended.append(number)
         self._say(f"[{len(self._ended)}/{len(self._rows)}] {row.label}: {line}")
 
     def _say(self, line: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     def render(self) -> Group:
         """Return the table as it is now."""

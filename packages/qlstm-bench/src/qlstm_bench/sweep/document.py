@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from qlstm_bench.config import ConfigError
+from qlstm_bench import bounded_yaml
 
 Path = tuple[str | int, ...]
 """Keys and indices that lead to a value, as in ``("grid", "quantizer", 0)``."""
@@ -33,23 +33,10 @@ class Document:
         """Return the document of a text.
 
         Raises:
-            ConfigError: not YAML, or a key that is given twice.
+            ConfigError: not YAML, or beyond what :mod:`qlstm_bench.bounded_yaml` reads.
         """
-        try:
-            loader = yaml.SafeLoader(text)
-            try:
-                node = loader.get_single_node()
-                if node is None:
-                    return cls(name, None)
-                lines = dict(_lines(node, (), name))
-                return cls(name, loader.construct_document(node), lines)
-            finally:
-                loader.dispose()
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f", line {mark.line + 1}" if mark else ""
-            reason = getattr(error, "problem", None) or str(error)
-            raise ConfigError(f"{name}{where}: not YAML: {' '.join(reason.split())}") from error
+        node, value = bounded_yaml.parse(text, name)
+        return cls(name, value, {} if node is None else dict(_lines(node, ())))
 
     def where(self, path: Path) -> str:
         """Return the file and the line of a part, or of the nearest part around it that has one."""
@@ -59,20 +46,13 @@ class Document:
         return self.name
 
 
-def _lines(node: yaml.Node, path: Path, name: str) -> Iterator[tuple[Path, int]]:
+def _lines(node: yaml.Node, path: Path) -> Iterator[tuple[Path, int]]:
     """Yield the line of every part; a mapping's part stands where its key does."""
     yield path, node.start_mark.line + 1
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _lines(item, (*path, index), name)
+            yield from _lines(item, (*path, index))
     elif isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
         for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise ConfigError(
-                    f"{name}, line {line}: {key.value!r} is given twice, first on line {seen[key.value]}"
-                )
-            seen[key.value] = line
-            yield from _lines(value, (*path, key.value), name)
-            yield (*path, key.value), line
+            yield from _lines(value, (*path, key.value))
+            yield (*path, key.value), key.start_mark.line + 1

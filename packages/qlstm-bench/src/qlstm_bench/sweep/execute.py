@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
-from distributed import Client, LocalCluster, as_completed
-from distributed.scheduler import KilledWorker
-
-from qlstm_bench.config import RunConfig
+from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.errors import BenchError
 from qlstm_bench.machine import cores
-from qlstm_bench.sweep import worker
 from qlstm_bench.train import Outcome
 from qlstm_core.plugins import PluginError
+
+try:
+    import dask
+    from distributed import Client, Future, LocalCluster, as_completed
+    from distributed.scheduler import KilledWorker
+except Exception as error:  # Dask reads its configuration while it is imported
+    raise ConfigError(
+        f"Dask cannot be imported: {' '.join(str(error).split())}; its configuration is in $DASK_CONFIG, "
+        "~/.config/dask and /etc/dask"
+    ) from error
+
+from qlstm_bench.sweep import worker
 
 _SETTINGS = {
     # A worker holds no run in waiting: a worker's death is laid at the door of the one run that it trained.
@@ -29,12 +38,28 @@ _SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
+    # A worker that died comes back within seconds, on a crowded machine within a minute; after that its place
+    # is given up, and _Watch fills it again.
+    "distributed.deploy.lost-worker-timeout": "60s",
 }
 _CONNECT_S = 10
+_POLL_S = 0.1
+_WATCH_S = 2.0
+_LOST_S = 300.0
+"""How long a sweep goes on without any worker, or without its scheduler."""
 
 
 class SweepError(BenchError):
     """A sweep that cannot run, or some of whose runs failed."""
+
+
+class ClusterLostError(SweepError):
+    """Workers or scheduler are gone in the middle of a sweep, which can go on later."""
+
+    exit_code = 1
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; what has finished stays, and the same command goes on")
 
 
 @dataclass(frozen=True)
@@ -68,20 +93,21 @@ def local_workers(count: int | None = None) -> Iterator[Client]:
     Args:
         count: how many; default: one for each core that this process may use.
     """
-    with (
-        dask.config.set(_SETTINGS),
-        LocalCluster(
-            n_workers=count or cores(),
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=None,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        client.register_plugin(worker.OutliveInterrupts())
-        yield client
+    with dask.config.set(_SETTINGS):
+        try:
+            cluster = LocalCluster(
+                n_workers=count or cores(),
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=None,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            raise SweepError(f"no worker processes can be started: {_one_line(error)}") from error
+        with cluster, Client(cluster) as client:
+            client.register_plugin(worker.OutliveInterrupts())
+            yield client
 
 
 @contextmanager
@@ -93,18 +119,21 @@ def workers_of(scheduler: str) -> Iterator[Client]:
     """
     try:
         client = Client(scheduler, timeout=_CONNECT_S)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # an address can be wrong in ways that Dask does not foresee
         raise SweepError(
-            f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); "
+            f"--scheduler {scheduler}: no Dask scheduler answers there ({_one_line(error)}); "
             "start one with `dask scheduler`"
         ) from error
-    with client:
+    try:
         if not client.scheduler_info()["workers"]:
             raise SweepError(
                 f"--scheduler {scheduler}: it has no worker; "
                 f"start some with `dask worker {scheduler} --nthreads 1`"
             )
         yield client
+    finally:
+        with suppress(*_GONE):  # a scheduler that is gone hears no farewell
+            client.close()
 
 
 def run_all(
@@ -129,37 +158,90 @@ def run_all(
         follow: told how far each run is, in another thread.
     """
     sweep = f"qlstm-sweep-{uuid.uuid4().hex[:8]}"
-    if follow is not None:
-        client.subscribe_topic(sweep, lambda event: follow(event[1]))
-    futures = {
-        client.submit(
-            worker.train_one,
-            config.model_dump(),
-            out,
-            force,
-            sweep,
-            number,
-            key=f"{sweep}-{number}",
-            priority=-number,
-            pure=False,
-        ): number
-        for number, config in enumerate(configs)
-    }
-    ended = False
+    futures: dict[Future[Any], int] = {}
+    lost = ended = False
     try:
-        for future in as_completed(list(futures)):
+        if follow is not None:
+            client.subscribe_topic(sweep, lambda event: follow(event[1]))
+        for number, config in enumerate(configs):
+            key = f"{sweep}-{number}"
+            words = (config.model_dump(), out, force, sweep, number)
+            futures[client.submit(worker.train_one, *words, key=key, priority=-number, pure=False)] = number
+        for future in _completed(list(futures), client):
             error = future.exception()
             if error is None:
                 yield Ending(futures[future], future.result())
             else:
                 yield Ending(futures[future], None, _describe(error))
         ended = True
+    except _GONE as error:
+        lost = True
+        raise ClusterLostError(
+            f"the scheduler is gone, or knows the runs no more ({_one_line(error)})"
+        ) from error
+    except ClusterLostError:
+        lost = True
+        raise
     finally:
-        if follow is not None:
-            client.unsubscribe_topic(sweep)
-        if not ended:
-            client.cancel(list(futures))
-            client.run(worker.stop, sweep, on_error="ignore")
+        if not lost:
+            if follow is not None:
+                client.unsubscribe_topic(sweep)
+            if not ended:
+                client.cancel(list(futures))
+                client.run(worker.stop, sweep, on_error="ignore")
+
+
+_GONE = (OSError, CancelledError)
+"""What talking to a scheduler raises when it has gone, or when another one has come in its place."""
+
+
+def _completed(futures: list[Future[Any]], client: Client) -> Iterator[Future[Any]]:
+    """Yield each future once it is done; see to it meanwhile that there are workers.
+
+    Raises:
+        ClusterLostError: there has been none, or no scheduler, for long.
+    """
+    waiting = as_completed(futures)
+    watch = _Watch(client)
+    while waiting.count():
+        if waiting.has_ready():
+            yield next(waiting)
+        else:
+            watch.look()
+            time.sleep(_POLL_S)
+
+
+class _Watch:
+    """Sees when a sweep has lost its workers or its scheduler: Dask itself would wait for ever."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._looked = self._alive = time.monotonic()
+
+    def look(self) -> None:
+        """Fill the places of this machine's workers that Dask has given up.
+
+        Raises:
+            ClusterLostError: for ``_LOST_S`` there has been no worker.
+        """
+        now = time.monotonic()
+        if now - self._looked < _WATCH_S:
+            return
+        self._looked = now
+        if self._any_worker():
+            self._alive = now
+        elif now - self._alive > _LOST_S:
+            raise ClusterLostError(f"there has been no worker for {_LOST_S:.0f} s")
+        cluster = self._client.cluster
+        if isinstance(cluster, LocalCluster):
+            cluster.scale(len(cluster.worker_spec))
+
+    def _any_worker(self) -> bool:
+        scheduler = self._client.scheduler
+        with suppress(OSError):  # a scheduler that is late or away for a moment
+            if scheduler is not None and self._client.status == "running":
+                return bool(self._client.sync(scheduler.ncores, callback_timeout=_CONNECT_S))
+        return False
 
 
 def _describe(error: BaseException) -> str:
@@ -168,3 +250,7 @@ def _describe(error: BaseException) -> str:
     # Errors that a user can put right speak for themselves.
     kind = "" if isinstance(error, BenchError | PluginError) else f"{type(error).__name__}: "
     return " ".join(f"{kind}{error}".split())
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

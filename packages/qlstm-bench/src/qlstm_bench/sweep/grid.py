@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from qlstm_bench.bounded_yaml import short_repr
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.sweep.document import Document, Path
+from qlstm_bench.text_table import shorten
 from qlstm_core.plugins.catalogue import Catalogue
 from qlstm_core.plugins.errors import suggest
 
@@ -26,8 +29,21 @@ def _several_values(value: Any) -> Any:
 # The values themselves are checked as settings of a run.
 Settings = dict[str, Any]
 Grid = dict[str, Annotated[list[Any], BeforeValidator(_several_values)]]
-Seeds = Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+MAX_RUNS = 10_000
+"""Runs of one sweep, with all seeds; more are taken for a mistake."""
 
+
+def _few_enough(count: int) -> int:
+    if count > MAX_RUNS:
+        raise ValueError(
+            f"a number of seeds, counted from 0, and at most {MAX_RUNS:,}; the one seed {count} is written "
+            f"[{count}]"
+        )
+    return count
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[int, Field(ge=1), AfterValidator(_few_enough)] | Annotated[list[Seed], Field(min_length=1)]
 
 _NOWHERE: Path = ()
 
@@ -115,8 +131,10 @@ class Plan:
             if name not in ("quantizer", "normalizer") and any(dump[name] != dumps[0][name] for dump in dumps)
         ]
         return [
-            ", ".join(
-                [dump["quantizer"], dump["normalizer"], *(f"{name} {dump[name]}" for name in differing)]
+            shorten(
+                ", ".join(
+                    [dump["quantizer"], dump["normalizer"], *(f"{name} {dump[name]}" for name in differing)]
+                )
             )
             for dump in dumps
         ]
@@ -159,7 +177,7 @@ class _Chosen:
     grid: dict[str, _Item]
     include: list[dict[str, _Item]]
     exclude: list[tuple[Path, Settings]]
-    seeds: list[int]
+    seeds: Sequence[int]
     seeds_path: Path
 
 
@@ -186,7 +204,11 @@ def read_file(document: Document) -> SweepFile:
 
 def _one_line(error: ValidationError, document: Document) -> str:
     """Return the first thing that pydantic found, with its line and, for an unknown key, the nearest."""
-    first = error.errors()[0]
+    found = error.errors()
+    # Of a union, the branch that the value came further in.
+    first = max(
+        (one for one in found if one["loc"][0] == found[0]["loc"][0]), key=lambda one: len(one["loc"])
+    )
     path = first["loc"]
     while path and path not in document.lines:  # pydantic adds the branch of a union to the keys
         path = path[:-1]
@@ -196,9 +218,9 @@ def _one_line(error: ValidationError, document: Document) -> str:
         hint = suggest(name, known)
         if name in RunConfig.model_fields:
             hint = "; a setting of the runs goes below 'settings' or 'grid'"
-        return f"{where}: no key {name!r} here{hint}; allowed: {', '.join(known)}"
+        return f"{where}: no key {short_repr(name)} here{hint}; allowed: {', '.join(known)}"
     message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{where}: {name}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+    return f"{where}: {name}: {message[0].lower()}{message[1:]}, got {short_repr(first['input'])}"
 
 
 def _check_names(path: Path, entry: Mapping[str, Any], document: Document) -> None:
@@ -211,7 +233,7 @@ def _check_names(path: Path, entry: Mapping[str, Any], document: Document) -> No
             )
         if name not in known:
             raise ConfigError(
-                f"{where}: no setting {name!r}{suggest(name, known)}; allowed: {', '.join(known)}"
+                f"{where}: no setting {short_repr(name)}{suggest(name, known)}; allowed: {', '.join(known)}"
             )
 
 
@@ -248,7 +270,7 @@ def _choose(file: SweepFile, name: str | None, document: Document) -> tuple[_Cho
             _several(entry, path) for path, entry in _entries(file.include, part.include, "include", prefix)
         ],
         exclude=_entries(file.exclude, part.exclude, "exclude", prefix),
-        seeds=list(range(seeds)) if isinstance(seeds, int) else seeds,
+        seeds=range(seeds) if isinstance(seeds, int) else seeds,
         seeds_path=(*prefix, "seeds") if part.seeds is not None else ("seeds",),
     )
     return chosen, part, name
@@ -283,27 +305,51 @@ def _combinations(items: Mapping[str, _Item]) -> Iterator[tuple[dict[str, Any], 
 
 def _configs(chosen: _Chosen, document: Document) -> list[RunConfig]:
     """Return the settings of every run, each once."""
-    unused = {path for path, _ in chosen.exclude}
-    found: dict[str, RunConfig] = {}
-    runs: list[tuple[dict[str, Any], dict[str, Path]]] = []
     # Without a grid, the settings alone are a run only where there is nothing else.
-    combinations = _combinations(chosen.settings | chosen.grid) if chosen.grid or not chosen.include else ()
-    for values, paths in combinations:
-        excluding = [path for path, entry in chosen.exclude if _matches(entry, values)]
-        unused -= set(excluding)
-        if not excluding:
-            runs.append((values, paths))
+    grids = [chosen.settings | chosen.grid] if chosen.grid or not chosen.include else []
+    included = [chosen.settings | items for items in chosen.include]
+    _check_size(grids + included, chosen, document)
+    unused = {path for path, _ in chosen.exclude}
+    runs: list[tuple[dict[str, Any], dict[str, Path]]] = []
+    for items in grids:
+        for values, paths in _combinations(items):
+            excluding = [path for path, entry in chosen.exclude if _matches(entry, values)]
+            unused -= set(excluding)
+            if not excluding:
+                runs.append((values, paths))
     for path in sorted(unused, key=lambda path: document.lines.get(path, 0)):
         raise ConfigError(f"{document.where(path)}: this 'exclude' fits no combination of the grid")
-    for items in chosen.include:
-        runs += _combinations(chosen.settings | items)
+    for items in included:
+        runs += _combinations(items)
+    found: dict[str, RunConfig] = {}
     for values, paths in runs:
-        for seed in chosen.seeds:
-            config = _config(values | {"seed": seed}, paths | {"seed": chosen.seeds_path}, document)
-            found.setdefault(config.model_dump_json(), config)
+        config = _config(values, paths, document)
+        for seed in chosen.seeds:  # which no other setting depends on
+            seeded = config.model_copy(update={"seed": seed})
+            found.setdefault(seeded.model_dump_json(), seeded)
     if not found:
         raise ConfigError(f"{document.name}: nothing to run: every combination is excluded")
     return list(found.values())
+
+
+def _check_size(parts: Sequence[Mapping[str, _Item]], chosen: _Chosen, document: Document) -> None:
+    """Refuse a sweep of too many runs, before any of them is built.
+
+    Args:
+        parts: of whose values all combinations are runs.
+    """
+    combinations = sum(prod(len(item.values) for item in items.values()) for items in parts)
+    seeds = len(chosen.seeds)
+    if combinations * seeds <= MAX_RUNS:
+        return
+    hint = ""
+    if isinstance(chosen.seeds, range) and seeds > 1:
+        hint = f"; {seeds} seeds are counted from 0: the one seed {seeds} is written [{seeds}]"
+    raise ConfigError(
+        f"{document.where(chosen.seeds_path if hint else ('grid',))}: {combinations:,} combinations with "
+        f"{seeds:,} seed{'s' if seeds > 1 else ''} each are {combinations * seeds:,} runs; a sweep has at "
+        f"most {MAX_RUNS:,}{hint}"
+    )
 
 
 def _matches(entry: Settings, values: Mapping[str, Any]) -> bool:
@@ -320,7 +366,9 @@ def _config(values: Mapping[str, Any], paths: Mapping[str, Path], document: Docu
 
     for name in ("task", "quantizer", "normalizer"):
         if not isinstance(values.get(name, ""), str):
-            raise ConfigError(f"{document.where(paths[name])}: {name}: expected a name, got {values[name]!r}")
+            raise ConfigError(
+                f"{document.where(paths[name])}: {name}: expected a name, got {short_repr(values[name])}"
+            )
     try:
         return resolve(values)[0]
     except (ConfigError, PluginError) as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
+from qlstm_bench.bounded_yaml import read_text, short_repr
 from qlstm_bench.config import ConfigError
 from qlstm_bench.sweep.document import Document
 from qlstm_core.plugins.errors import suggest
@@ -29,11 +31,9 @@ def load(source: str) -> Document:
     if source in names:
         return Document.parse((_FOLDER / f"{source}.yaml").read_text(encoding="utf-8"), source)
     path = Path(source)
-    if not path.is_file():
+    if not os.path.exists(path):  # False for whatever the system takes for no path
         raise ConfigError(
-            f"{source!r} is neither a file nor a preset{suggest(source, names)}; presets: {', '.join(names)}"
+            f"{short_repr(source)} is neither a file nor a preset{suggest(source, names)}; "
+            f"presets: {', '.join(names)}"
         )
-    try:
-        return Document.parse(path.read_text(encoding="utf-8"), source)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: cannot be read: {error}") from error
+    return Document.parse(read_text(path), source)
