@@ -108,7 +108,7 @@ def assert_fused_equals_loop(
     state: Any = None
     if given_state:
         cells = layers * (2 if bidirectional else 1)
-        sizes = [fused.output_size] + [fused.hidden_size] * (len(fused.states) - 1)
+        sizes = [fused.output_size] + [fused.hidden_size] * (len(fused.cell.states) - 1)
         drawn = [torch.randn(cells, batch, n, dtype=torch.float64, requires_grad=True) for n in sizes]
         state = tuple(drawn) if len(drawn) > 1 else drawn[0]
     loop = copy.deepcopy(fused)

@@ -210,7 +210,7 @@ def call(network: Any, case: Case, x: Any) -> Any:
     if case.state is not None:
         batch, dtype = case.state
         cells = layer.num_layers * layer.num_directions
-        sizes = [layer.output_size, layer.hidden_size][: len(layer.states)]
+        sizes = [layer.output_size, layer.hidden_size][: len(layer.cell.states)]
         state = tuple(torch.full((cells, batch, size), 0.25, dtype=dtype) for size in sizes)
         state = state if len(state) > 1 else state[0]
     if case.form == "step":
@@ -262,7 +262,7 @@ def _state_of_step(case: Case, x: Tensor) -> Any:
     if case.state is None:
         return None
     batch = (case.state[0],) if x.dim() == (1 if case.tokens else 2) else ()
-    sizes = [layer.output_size, layer.hidden_size][: len(layer.states)]
+    sizes = [layer.output_size, layer.hidden_size][: len(layer.cell.states)]
     state = tuple(torch.full((layer.num_layers, *batch, size), 0.25) for size in sizes)
     return state if len(state) > 1 else state[0]
 

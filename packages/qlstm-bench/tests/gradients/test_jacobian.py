@@ -45,7 +45,7 @@ def test_equal_autograd_of_the_layer(title: str) -> None:
     jacobians = step_jacobians(u)
 
     def states(k: int) -> tuple[Tensor, ...]:
-        return (u.h_before[k], u.c_before[k]) if layer.states == ("h", "c") else (u.h_before[k],)
+        return (u.h_before[k], u.c_before[k]) if layer.cell.states == ("h", "c") else (u.h_before[k],)
 
     def run(k: int, *state: Tensor) -> tuple[Tensor, ...]:
         for later in range(k, 5):

@@ -55,7 +55,7 @@ def measure(layer: RecurrentLayer, seed: int, state_size: float = 1.0) -> list[L
     cells = layer.num_layers * layer.num_directions
     state = [
         state_size * torch.randn(cells, batch, size, dtype=torch.float64)
-        for size in (layer.output_size, layer.hidden_size)[: len(layer.states)]
+        for size in (layer.output_size, layer.hidden_size)[: len(layer.cell.states)]
     ]
     target = torch.randn(layer.output_size * layer.num_directions, dtype=torch.float64)
     hx = tuple(state) if len(state) > 1 else state[0]

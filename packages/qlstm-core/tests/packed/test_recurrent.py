@@ -54,7 +54,7 @@ def random_input(draw: st.DrawFn, layer: RecurrentLayer) -> tuple[Any, Any]:
     state = None
     if draw(st.booleans()):
         cells = layer.num_layers * layer.num_directions
-        sizes = [layer.output_size, layer.hidden_size][: len(layer.states)]
+        sizes = [layer.output_size, layer.hidden_size][: len(layer.cell.states)]
         middle = () if form == "unbatched" else (batch,)
         state = tuple(torch.randn(cells, *middle, size, generator=generator) for size in sizes)
         state = state if len(state) > 1 else state[0]

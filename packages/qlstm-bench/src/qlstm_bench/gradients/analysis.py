@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qlstm_bench.gradients.bounds import Bounds, Lambdas, lstm_bounds, lstm_lambdas
+from qlstm_bench.gradients.chain_rule import known_cell
 from qlstm_bench.gradients.gru_bounds import gru_bounds, gru_lambdas
 from qlstm_bench.gradients.normalization import GradientAnalysisError
 from qlstm_bench.gradients.spectral import norm_of_levels, norm_of_signs, sparsity, spectral_norms
@@ -24,6 +25,12 @@ from qlstm_bench.gradients.state_norms import (
 from qlstm_bench.gradients.unrolled import Unrolled
 from qlstm_bench.tasks import Task
 from qlstm_core import RecurrentLayer, record_states
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
+
+_BOUNDS: dict[Cell, tuple[Callable[[Unrolled], Lambdas], Callable[[Unrolled], Bounds]]] = {
+    LSTM_CELL: (lstm_lambdas, lstm_bounds),
+    GRU_CELL: (gru_lambdas, gru_bounds),
+}
 
 
 @dataclass(frozen=True)
@@ -178,12 +185,12 @@ def _analyze(layer: RecurrentLayer, gradients: list[StateGradients], both_sides:
         bounds = None
         try:
             unrolled = Unrolled(layer, of_layer)
-            lstm = unrolled.gates == "ifgo"
+            lambdas_of, bounds_of = _BOUNDS[known_cell(unrolled)]
             if both_sides:
-                bounds = lstm_bounds(unrolled) if lstm else gru_bounds(unrolled)
+                bounds = bounds_of(unrolled)
                 lambdas = bounds.lambdas
             else:
-                lambdas = lstm_lambdas(unrolled) if lstm else gru_lambdas(unrolled)
+                lambdas = lambdas_of(unrolled)
         except GradientAnalysisError as error:
             found.append(LayerAnalysis(layer, of_layer, None, None, None, str(error)))
         else:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from qlstm_bench.gradients.normalization import GradientAnalysisError
 from qlstm_bench.gradients.unrolled import Unrolled
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 
 
 class ChainRule(Protocol):
@@ -107,4 +110,20 @@ def chain_rule(unrolled: Unrolled) -> ChainRule:
     Raises:
         GradientAnalysisError: a cell that is neither LSTM nor GRU.
     """
-    return LSTMChainRule(unrolled) if unrolled.gates == "ifgo" else GRUChainRule(unrolled)
+    return CHAIN_RULES[known_cell(unrolled)](unrolled)
+
+
+def known_cell(unrolled: Unrolled) -> Cell:
+    """Return a layer's cell if its gradients are known.
+
+    Raises:
+        GradientAnalysisError: another cell.
+    """
+    cell = unrolled.path.cell
+    if cell not in CHAIN_RULES:
+        names = " and ".join(known.name.upper() for known in CHAIN_RULES)
+        raise GradientAnalysisError(f"gradient bounds are known for the cells {names} alone, not {cell.name}")
+    return cell
+
+
+CHAIN_RULES: dict[Cell, Callable[[Unrolled], ChainRule]] = {LSTM_CELL: LSTMChainRule, GRU_CELL: GRUChainRule}

@@ -141,7 +141,9 @@ class Network:
             for key, norm in layer.normalizers.items():
                 if key[:2] in ("ih", "hh") and isinstance(norm, Normalizer):
                     norm.prepare(
-                        layer.get_parameter(f"weight_{key}").detach().unflatten(0, (layer.gates, -1))
+                        layer.get_parameter(f"weight_{key}")
+                        .detach()
+                        .unflatten(0, (len(layer.cell.gates), -1))
                     )
         return Network(self.name, self.config.model_copy(update=names), self.task, model, ())
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qlstm_bench.gradients.normalization import GradientAnalysisError, Normalization
 from qlstm_bench.gradients.state_norms import StateGradients, vector_norms
-from qlstm_core import GRU, LSTM, Normalizer, RecurrentLayer
+from qlstm_core import Normalizer, RecurrentLayer
 from qlstm_core.interfaces import acts_on_weights
 from qlstm_core.layers.sequence import Path, quantize_state
 
@@ -95,16 +95,8 @@ class Unrolled:
 
     @property
     def gates(self) -> str:
-        """The gates' letters, in their order.
-
-        Raises:
-            GradientAnalysisError: a cell that is neither LSTM nor GRU.
-        """
-        if self.path.step is LSTM.step:
-            return "ifgo"
-        if self.path.step is GRU.step:
-            return "rzn"
-        raise GradientAnalysisError("gradient bounds are known for the cells of LSTM and GRU alone")
+        """The gates' letters, in their order."""
+        return self.path.cell.gates
 
     @cached_property
     def matrices(self) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
+from qlstm_core.layers.cell import GRU_CELL, Cell
 from qlstm_core.layers.selection import NormalizerLike, QuantizerLike
 from qlstm_core.layers.stack import RecurrentLayer
 
@@ -36,9 +36,7 @@ class GRU(RecurrentLayer):
     Source: Cho et al. 2014, arXiv:1406.1078.
     """
 
-    gates: ClassVar[int] = 3
-    states: ClassVar[tuple[str, ...]] = ("h",)
-    torch_operator = staticmethod(torch.gru)
+    cell: ClassVar[Cell] = GRU_CELL
 
     def __init__(
         self,
@@ -74,25 +72,3 @@ class GRU(RecurrentLayer):
             normalizer=normalizer,
             state_quantizer=state_quantizer,
         )
-
-    def _folded_bias_size(self) -> int:
-        # b_ir + b_hr and b_iz + b_hz fold; b_in and b_hn, which the reset gate parts, do not.
-        if not self.bias:
-            return 0
-        return self.hidden_size * (3 if self.normalized else 4)
-
-    @staticmethod
-    def step(x: Tensor, r: Tensor, h: Tensor) -> tuple[Tensor]:
-        """Return ``(h_t,)``.
-
-        Args:
-            x: N(W_i x_t) + b_i, ``(batch, 3, hidden)``.
-            r: N(W_h h_{t−1}) + b_h, ``(batch, 3, hidden)``.
-            h: h_{t−1}, ``(batch, hidden)``.
-        """
-        x_reset, x_update, x_new = x.unbind(1)
-        h_reset, h_update, h_new = r.unbind(1)
-        reset = (x_reset + h_reset).sigmoid()
-        update = (x_update + h_update).sigmoid()
-        new = (x_new + reset * h_new).tanh()
-        return ((1 - update) * new + update * h,)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from qlstm_core.layers.cell import LSTM_CELL, Cell
 from qlstm_core.layers.stack import RecurrentLayer
 
 
@@ -55,23 +52,4 @@ class LSTM(RecurrentLayer):
     Source: Hou et al. 2019, "Normalization helps training of quantized LSTM".
     """
 
-    gates: ClassVar[int] = 4
-    states: ClassVar[tuple[str, ...]] = ("h", "c")
-    torch_operator = staticmethod(torch.lstm)
-
-    @staticmethod
-    def step(
-        x: Tensor, r: Tensor, h: Tensor, c: Tensor, norm_cell: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return ``(h_t, c_t)``.
-
-        Args:
-            x: N(W_x x_t) + b, ``(batch, 4, hidden)``.
-            r: N(W_h h_{t−1}), ``(batch, 4, hidden)``.
-            h: h_{t−1}, ``(batch, out)``.
-            c: c_{t−1}, ``(batch, hidden)``.
-            norm_cell: the normaliser of the cell state, if any.
-        """
-        i, f, g, o = (x + r).unbind(1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * (c if norm_cell is None else norm_cell(c)).tanh(), c
+    cell: ClassVar[Cell] = LSTM_CELL

@@ -14,8 +14,9 @@ from torch.autograd import forward_ad
 
 from qlstm_core.interfaces import Normalizer
 from qlstm_core.layers.border import misfit, watched
+from qlstm_core.layers.fused import FUSED_CELLS
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
-from qlstm_core.layers.sequence import Path, Step
+from qlstm_core.layers.sequence import Path
 
 _loop_only: ContextVar[bool] = ContextVar("loop_only", default=False)
 
@@ -114,7 +115,7 @@ def _torch_obstacle(path: Path, x: Tensor) -> str | None:
             return f"{type(norm).__name__} acts on activations"
     if path.state_quantizer is not None:
         return "the state is quantized"
-    if path.torch_operator is None:
+    if path.cell.operator is None:
         return "torch has no operator for this cell"
     if not isinstance(path.input, Dense) or not isinstance(path.recurrent, Dense):
         return "torch has no operator for weights that are not one matrix per gate"
@@ -130,7 +131,7 @@ def _fused_obstacle(
     dtype = path.recurrent.dtype
     if path.state_quantizer is not None:
         return "the state is quantized"
-    if path.step not in _fused_steps():
+    if path.cell not in FUSED_CELLS:
         return "the cell is not one of those with a hand-written gradient"
     if not all(isinstance(linear, Dense | Factored | Grouped) for linear in (path.input, path.recurrent)):
         return "the linear map is not one of those with a hand-written gradient"
@@ -193,10 +194,3 @@ def _matrices(linear: LinearMap) -> Tensor:
         return linear.outer
     assert isinstance(linear, Dense | Grouped)
     return linear.weight
-
-
-def _fused_steps() -> tuple[Step, ...]:
-    from qlstm_core.layers.gru import GRU
-    from qlstm_core.layers.lstm import LSTM
-
-    return LSTM.step, GRU.step

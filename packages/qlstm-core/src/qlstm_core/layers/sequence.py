@@ -11,10 +11,8 @@ from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.layers.border import check_result
+from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.linear import Dense, LinearMap
-
-Step = Callable[..., tuple[Tensor, ...]]
-"""``step(x, r, *state) -> state``: one time step; a family with a cell state also takes ``norm_cell=``."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +20,7 @@ class Path:
     """One layer in one direction, ready to run: what :class:`RecurrentLayer` makes once per forward call.
 
     Args:
-        step: the family's readable step.
-        torch_operator: torch's own operator for the family, for example ``torch.lstm``; ``None`` where there
-            is none.
+        cell: its equations.
         input, recurrent: linear maps with quantized weights.
         bias_ih, bias_hh: ``(gates, rows)``, added after normalisation.
         norm_ih, norm_hh, norm_cell: normalisers that act on activations, else ``None``.
@@ -33,8 +29,7 @@ class Path:
         groups: how many independent groups the gates' rows are split into.
     """
 
-    step: Step
-    torch_operator: Callable[..., tuple[Tensor, ...]] | None
+    cell: Cell
     input: LinearMap
     recurrent: LinearMap
     bias_ih: Tensor | None = None
@@ -143,7 +138,7 @@ def run_step(
     """
     h = state[0] if path.state_quantizer is None else quantize_state(path.state_quantizer, state[0])
     gates_h = _side(path.recurrent(h), path.norm_hh, path.bias_hh, count, path.groups)
-    new = path.step(gates_x, gates_h, *state, **_cell_normalizer(path, count))
+    new = path.cell.step(gates_x, gates_h, *state, **_cell_normalizer(path, count))
     if path.projection is not None:
         new = (F.linear(new[0], path.projection), *new[1:])
     return new, gates_h
@@ -205,7 +200,7 @@ def run_torch(
             weights += [bias, torch.zeros_like(bias) if path.bias_hh is None else path.bias_hh.flatten()]
         if path.projection is not None:
             weights.append(path.projection)
-    operator = layers[0][0].torch_operator
+    operator = layers[0][0].cell.operator
     assert operator is not None
     has_bias = layers[0][0].bias_ih is not None
     bidirectional = len(layers[0]) == 2

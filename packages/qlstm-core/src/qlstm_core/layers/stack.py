@@ -30,8 +30,8 @@ from qlstm_core.layers.weights import WeightedLayer
 class RecurrentLayer(SequenceCall, WeightedLayer):
     """Base of the cell families: everything about a recurrent layer but its gates.
 
-    A family defines ``gates``, ``states``, ``step`` and, where there is one, ``torch_operator``; one whose
-    weights are not a matrix per gate and path also the shapes and maps of :class:`WeightedLayer`.
+    A family defines its ``cell``; one whose weights are not a matrix per gate and path also the shapes and
+    maps of :class:`WeightedLayer`.
     """
 
     _traces: list[StateTrace] | None = None
@@ -70,7 +70,7 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
     def _initial_state(self, x: Tensor, state: tuple[Tensor, ...] | None, batch: int) -> tuple[Tensor, ...]:
         cells = self.num_layers * self.num_directions
         sizes = {"h": self.output_size, "c": self.hidden_size}
-        shapes = [(cells, batch, sizes[name]) for name in self.states]
+        shapes = [(cells, batch, sizes[name]) for name in self.cell.states]
         dtype = x.dtype if x.is_floating_point() else self.dtype
         if state is None:
             return tuple(x.new_zeros(shape, dtype=dtype) for shape in shapes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -20,10 +20,11 @@ from qlstm_core.interfaces import (
     acts_on_weights,
 )
 from qlstm_core.layers.border import check_result
+from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.checks import check_arguments
 from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.selection import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
-from qlstm_core.layers.sequence import Path, Step
+from qlstm_core.layers.sequence import Path
 
 MatrixShape = tuple[int, int, int]
 """``(gates, rows, cols)`` of one weight, as quantizers see it."""
@@ -32,10 +33,7 @@ MatrixShape = tuple[int, int, int]
 class WeightedLayer(nn.Module):
     """All parameters under torch's names, with what quantizes and normalises them."""
 
-    gates: ClassVar[int]
-    states: ClassVar[tuple[str, ...]]
-    torch_operator: ClassVar[Callable[..., Any] | None] = None
-    step: ClassVar[Step]
+    cell: ClassVar[Cell]
 
     def __init__(
         self,
@@ -70,7 +68,7 @@ class WeightedLayer(nn.Module):
         quantizers = resolve_each("quantizer", quantizer, keys, [k for k in keys if k != "hr"])
         normalizers = resolve_each("normalizer", normalizer, ("ih", "hh"), ["ih", "hh"])
         state_template = resolve("quantizer", state_quantizer)
-        if normalizers["hh"].cell and "c" not in self.states:
+        if normalizers["hh"].cell and "c" not in self.cell.states:
             raise ValueError(f"{type(self).__name__} has no cell state to normalise: leave cell=true out")
         self._labels = labels(quantizer=quantizer, normalizer=normalizer, state_quantizer=state_quantizer)
         self.normalized = any(not isinstance(n, NoNormalizer) for n in normalizers.values())
@@ -107,7 +105,7 @@ class WeightedLayer(nn.Module):
 
     def _matrices(self, layer: int) -> dict[str, MatrixShape]:
         """Return the quantizable weights of one layer and direction: key → ``(gates, rows, cols)``."""
-        gates, hidden = self.gates, self.hidden_size
+        gates, hidden = len(self.cell.gates), self.hidden_size
         return {
             "ih": (gates, hidden, self._layer_input_size(layer)),
             "hh": (gates, hidden, self.output_size),
@@ -135,10 +133,6 @@ class WeightedLayer(nn.Module):
         if not self.bias:
             return ()
         return ("bias_ih",) if self.normalized else ("bias_ih", "bias_hh")
-
-    def _folded_bias_size(self) -> int:
-        """Return how many biases one layer and direction needs as deployed."""
-        return self.gates * self.hidden_size if self.bias else 0
 
     def _bound(self, name: str) -> float:
         """Return b, for a parameter drawn from U(−b, b)."""
@@ -174,7 +168,7 @@ class WeightedLayer(nn.Module):
             f"weight_{key}": (gates * rows, cols)
             for key, (gates, rows, cols) in self._matrices(layer).items()
         }
-        biases = dict.fromkeys(self._bias_names, (self.gates * self.hidden_size,))
+        biases = dict.fromkeys(self._bias_names, (len(self.cell.gates) * self.hidden_size,))
         projection = {"weight_hr": shapes.pop("weight_hr")} if self.proj_size else {}
         return {**shapes, **biases, **projection}
 
@@ -285,13 +279,12 @@ class WeightedLayer(nn.Module):
                 if acts_on_activations(norm):
                     acting[key] = norm
         groups = self._groups(layer)
-        rows = (groups * self.gates, self.hidden_size // groups)
+        rows = (groups * len(self.cell.gates), self.hidden_size // groups)
         biases = [getattr(self, name + suffix).view(rows) for name in self._bias_names]
         state_quantizer = self.state_quantizers["state" + suffix] if self.state_quantizers else None
         assert state_quantizer is None or isinstance(state_quantizer, Quantizer)
         return Path(
-            step=self.step,
-            torch_operator=self.torch_operator,
+            cell=self.cell,
             input=self._map("ih", layer, weights, reweighting.get("ih")),
             recurrent=self._map("hh", layer, weights, reweighting.get("hh")),
             bias_ih=biases[0] if biases else None,
@@ -325,11 +318,12 @@ class WeightedLayer(nn.Module):
     def storage_bytes(self) -> int:
         """Bytes of the layer as deployed.
 
-        Weights at their quantizer's bits and scales; all else at 32 bits: one bias of ``gates · hidden`` per
-        direction (two biases that are only ever added fold into one), gains, biases and running statistics of
-        the normalisers.
+        Weights at their quantizer's bits and scales; all else at 32 bits: the biases of ``hidden`` per gate
+        (two that are only ever added fold into one), gains, biases and running statistics of the normalisers.
         """
         total = 0
+        names = self._bias_names
+        biases = len(names) and len(self.cell.gates) + (len(names) - 1) * len(self.cell.separate)
         for layer, direction in self._cells():
             suffix = _suffix(layer, direction)
             for key, (gates, rows, cols) in self._matrices(layer).items():
@@ -338,7 +332,7 @@ class WeightedLayer(nn.Module):
                 )
                 assert isinstance(quantizer, Quantizer)
                 total += quantizer.storage_bytes(gates, rows, cols)
-            total += 4 * self._folded_bias_size()
+            total += 4 * biases * self.hidden_size
         for module in self.normalizers.values():
             assert isinstance(module, Normalizer)
             total += module.storage_bytes()

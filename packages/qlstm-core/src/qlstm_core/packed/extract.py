@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.interfaces import Normalizer, Quantizer, acts_on_weights
-from qlstm_core.layers import GRU, LSTM, FactorizedLSTM, RecurrentLayer
+from qlstm_core.layers import FactorizedLSTM, RecurrentLayer
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
 from qlstm_core.layers.route import norm_obstacle
 from qlstm_core.layers.sequence import Path
 from qlstm_core.layers.weights import recompute
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.format import MAX_COLUMNS
-from qlstm_core.packed.network import Cell, Config, Floats, Matrix, Network, Norm
+from qlstm_core.packed.network import PACKED_CELLS, Config, Floats, Matrix, Network, Norm, PackedCell
 
 
 def _tolerance(dtype: torch.dtype) -> float:
@@ -41,7 +41,7 @@ def extract(layer: RecurrentLayer) -> Network:
             "pack takes an LSTM, GRU, FactorizedLSTM or GroupedLSTM of qlstm_core, "
             f"got {type(layer).__name__}"
         )
-    family = _family(layer)
+    _check_cell(layer)
     if not layer.quantizers:
         raise ValueError(
             "nothing to pack: every weight is full precision (quantizer='none'); choose a quantizer with few "
@@ -60,25 +60,23 @@ def extract(layer: RecurrentLayer) -> Network:
     frozen = copy.deepcopy(layer, computed).cpu().eval()
     recompute(frozen)
     cells = tuple(_cell(frozen, index, direction) for index, direction in frozen._cells())
-    network = Network(_config(frozen, family), cells)
+    network = Network(_config(frozen), cells)
     for (index, direction), cell in zip(network.config.cells(), cells, strict=True):
         _check_finite(cell, f"layer {index}, direction {direction}")
     return network
 
 
-def _family(layer: RecurrentLayer) -> Literal["lstm", "gru"]:
-    for cls in (LSTM, GRU):
-        if layer.step is cls.step:
-            return "lstm" if cls is LSTM else "gru"
-    raise TypeError(
-        f"{type(layer).__name__} has a step of its own, which the kernels do not know; "
-        "they know those of qlstm_core.LSTM and qlstm_core.GRU"
-    )
+def _check_cell(layer: RecurrentLayer) -> None:
+    if layer.cell not in PACKED_CELLS.values():
+        raise TypeError(
+            f"{type(layer).__name__} has the cell {layer.cell.name!r}, which the kernels do not know; "
+            f"they know {' and '.join(PACKED_CELLS)}"
+        )
 
 
-def _config(layer: RecurrentLayer, family: Literal["lstm", "gru"]) -> Config:
+def _config(layer: RecurrentLayer) -> Config:
     return Config(
-        family=family,
+        cell=layer.cell,
         input_size=layer.input_size,
         hidden_size=layer.hidden_size,
         num_layers=layer.num_layers,
@@ -92,7 +90,7 @@ def _config(layer: RecurrentLayer, family: Literal["lstm", "gru"]) -> Config:
     )
 
 
-def _cell(layer: RecurrentLayer, index: int, direction: int) -> Cell:
+def _cell(layer: RecurrentLayer, index: int, direction: int) -> PackedCell:
     path = layer._path(index, direction)
     suffix = f"_l{index}{'_reverse' if direction else ''}"
     dense = layer.quantized_weights(index, direction)
@@ -105,7 +103,7 @@ def _cell(layer: RecurrentLayer, index: int, direction: int) -> Cell:
             factors[key] = factor
     acting = {"ih": path.norm_ih, "hh": path.norm_hh, "cell": path.norm_cell}
     norms = {key: _described(norm, path) for key, norm in acting.items() if norm is not None}
-    return Cell(matrices, factors, norms, _bias(path, layer))
+    return PackedCell(matrices, factors, norms, _bias(path, layer))
 
 
 def _norm(layer: RecurrentLayer, key: str) -> Normalizer:
@@ -209,8 +207,10 @@ def _bias(path: Path, layer: RecurrentLayer) -> Floats | None:
     bias = path.bias_ih
     if path.bias_hh is not None:
         bias = bias + path.bias_hh
-        if layer.gates == 3:
-            bias = torch.cat([bias[:2], path.bias_ih[2:], path.bias_hh[2:]])
+        separate = [layer.cell.gates.index(gate) for gate in layer.cell.separate]
+        if separate:
+            bias[separate] = path.bias_ih[separate]
+            bias = torch.cat([bias, path.bias_hh[separate]])
     return _floats(bias)
 
 
@@ -218,7 +218,7 @@ def _floats(tensor: Tensor) -> Floats:
     return np.ascontiguousarray(tensor.detach().float().numpy()).copy()
 
 
-def _check_finite(cell: Cell, name: str) -> None:
+def _check_finite(cell: PackedCell, name: str) -> None:
     arrays: dict[str, Any] = cell.tensors()
     for key, matrix in cell.matrices.items():
         arrays[f"weight_{key}"] = matrix.scales if isinstance(matrix, Bits) else matrix

@@ -9,7 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.packed.bits import Bits
+
+PACKED_CELLS = {cell.name: cell for cell in (LSTM_CELL, GRU_CELL)}
+"""The cells that the kernels know, by name."""
 
 Floats = NDArray[np.float32]
 Matrix = Bits | Floats
@@ -21,14 +25,14 @@ class Config:
     """The sizes and options that shape a network.
 
     Args:
-        family: whose gates.
+        cell: the equations, one of ``PACKED_CELLS``.
         input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size: as the layer's.
         groups: independent groups of each layer.
         rank: of factorized weights, else ``None``.
         labels: quantizers and normalisers as the layer shows them, for people to read.
     """
 
-    family: Literal["lstm", "gru"]
+    cell: Cell
     input_size: int
     hidden_size: int
     num_layers: int = 1
@@ -42,8 +46,8 @@ class Config:
 
     @property
     def gates(self) -> int:
-        """Gates of the family."""
-        return 4 if self.family == "lstm" else 3
+        """Gates of the cell."""
+        return len(self.cell.gates)
 
     @property
     def output_size(self) -> int:
@@ -113,7 +117,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PackedCell:
     """One layer in one direction.
 
     Args:
@@ -149,7 +153,7 @@ class Network:
     """A whole network: what is packed, stored and run."""
 
     config: Config
-    cells: tuple[Cell, ...]
+    cells: tuple[PackedCell, ...]
 
     def with_floats(self) -> Network:
         """Return the same network with the values of its bits as float32."""

@@ -20,7 +20,7 @@ from qlstm_core.moments import LAYER, NO_NORM, RMS
 from qlstm_core.packed.activations import ENTRY_LIMIT
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.format import aligned, blocks_shape, pack_signs, pairing_of
-from qlstm_core.packed.network import Cell, Config, Floats, Network, Norm
+from qlstm_core.packed.network import Config, Floats, Network, Norm, PackedCell
 
 LANES = 64
 """Rows of a tile of a matrix of floats."""
@@ -248,7 +248,7 @@ class _Builder:
         return placed
 
 
-def _place_matrices(builder: _Builder, row: Any, cell: Cell, config: Config, groups: int) -> None:
+def _place_matrices(builder: _Builder, row: Any, cell: PackedCell, config: Config, groups: int) -> None:
     factors = cell.factors
     given = {key: m.unpack() if isinstance(m, Bits) else m for key, m in cell.matrices.items()}
     row["inner_ih"] = row["inner_hh"] = row["hr"] = NOWHERE
@@ -272,7 +272,7 @@ def _columns(matrix: BitPlanes | Floats, columns: slice) -> BitPlanes | Floats:
     return BitPlanes(matrix.signs[..., columns], matrix.scales, matrix.offset)
 
 
-def _place_norms(builder: _Builder, row: Any, cell: Cell, config: Config, groups: int) -> None:
+def _place_norms(builder: _Builder, row: Any, cell: PackedCell, config: Config, groups: int) -> None:
     """Place what follows the moments, all shifts in one where they are only ever added."""
     gates, units = config.gates, config.hidden_size // groups
     one, zero = np.ones((1, groups * gates, units)), np.zeros((1, groups * gates, units))
@@ -291,7 +291,7 @@ def _place_norms(builder: _Builder, row: Any, cell: Cell, config: Config, groups
         shift += cell.bias[: groups * gates]
         if len(cell.bias) > groups * gates:
             recurrent[:, -1] += cell.bias[-1]
-    if config.family == "gru":
+    if config.cell.separate:
         # The reset gate stands between the two sides of the last gate.
         row["new_shift"] = builder.put(recurrent[:, -1])
         recurrent[:, -1] = 0

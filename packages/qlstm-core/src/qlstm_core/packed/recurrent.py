@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from qlstm_core.layers import RecurrentLayer
 from qlstm_core.layers.border import watched
 from qlstm_core.layers.call import SequenceCall, bare
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.layers.checks import check_features, check_state, check_tokens
 from qlstm_core.packed import storage
 from qlstm_core.packed.activations import ENTRY_LIMIT, outweighed
@@ -82,7 +83,7 @@ class PackedLayer(SequenceCall):
         kernel: name of the kernel that runs, see :func:`qlstm_core.packed.dispatch.choose`.
     """
 
-    states: ClassVar[tuple[str, ...]]
+    cell: ClassVar[Cell]
 
     def __init__(self, network: Network, activation_bits: int | None = None) -> None:
         self.network = network
@@ -97,7 +98,7 @@ class PackedLayer(SequenceCall):
         self._looked = not any(
             isinstance(network.cells[0].matrices.get(key), Bits) for key in ("ih", "inner")
         )
-        self._arrays = (len(self.states) == 1, record, p.cells, p.matrices, p.blocks, p.floats)
+        self._arrays = (self.cell is GRU_CELL, record, p.cells, p.matrices, p.blocks, p.floats)
 
     def __call__(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
         """Run whole sequences; shapes, states and errors as of the layer that was packed.
@@ -167,16 +168,16 @@ class PackedLayer(SequenceCall):
 
         Raises:
             PackedFileError: a file that is truncated, altered, of a later version or inconsistent, or that
-                holds a network of the other family.
+                holds a network of the other cell.
             OSError: a file that cannot be read.
         """
         network, saved = storage.load(file)
-        if _FAMILIES[network.config.family] is not cls and cls is not PackedLayer:
-            found = _FAMILIES[network.config.family].__name__
+        if _CLASSES[network.config.cell] is not cls and cls is not PackedLayer:
+            found = _CLASSES[network.config.cell].__name__
             name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the file"
             raise storage.PackedFileError(f"{name}: holds a {found}, not a {cls.__name__}")
-        family: Any = _FAMILIES[network.config.family]
-        loaded: Self = family(network, saved if activation_bits is None else activation_bits)
+        kind: Any = _CLASSES[network.config.cell]
+        loaded: Self = kind(network, saved if activation_bits is None else activation_bits)
         return loaded
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -310,12 +311,14 @@ class PackedLayer(SequenceCall):
         if not self._looked and len(inputs[0]):
             self._look(inputs[0], stacklevel=6)
         self._run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, _ROOM.of(size), places)
-        return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.states)])
+        return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.cell.states)])
 
     def _shapes(self, batch: int) -> list[tuple[int, int, int]]:
         config = self.network.config
         cells = len(self.network.cells)
-        return [(cells, batch, config.output_size), (cells, batch, config.hidden_size)][: len(self.states)]
+        return [(cells, batch, config.output_size), (cells, batch, config.hidden_size)][
+            : len(self.cell.states)
+        ]
 
     def _start(self, state: tuple[Tensor, ...] | None, batch: int) -> tuple[Any, Any]:
         """Return copies of the initial state; c of a GRU has no features."""
@@ -333,20 +336,25 @@ class PackedLayer(SequenceCall):
 class PackedLSTM(PackedLayer):
     """An LSTM of any form with its weights as bits; see :func:`pack`."""
 
-    states = ("h", "c")
+    cell = LSTM_CELL
 
 
 class PackedGRU(PackedLayer):
     """A GRU with its weights as bits; see :func:`pack`."""
 
-    states = ("h",)
+    cell = GRU_CELL
 
 
-_FAMILIES: dict[str, type[PackedLayer]] = {"lstm": PackedLSTM, "gru": PackedGRU}
+_CLASSES: dict[Cell, type[PackedLayer]] = {cls.cell: cls for cls in (PackedLSTM, PackedGRU)}
+
+
+def packed_layer(network: Network, activation_bits: int | None = None) -> PackedLayer:
+    """Return the network ready to run, as the class of its cell."""
+    return _CLASSES[network.config.cell](network, activation_bits)
 
 
 def load_packed(file: storage.Target, activation_bits: int | None = None) -> PackedLayer:
-    """Read a packed network of either family; see :meth:`PackedLayer.load`."""
+    """Read a packed network of either cell; see :meth:`PackedLayer.load`."""
     return PackedLayer.load(file, activation_bits)
 
 
@@ -375,8 +383,7 @@ def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLay
         ValueError: a quantizer or normaliser that cannot be packed, naming it and what can; weights that are
             not finite; another ``activation_bits``.
     """
-    network = extract(layer)
-    return _FAMILIES[network.config.family](network, activation_bits)
+    return packed_layer(extract(layer), activation_bits)
 
 
 def _states(state: Any) -> tuple[Tensor, ...] | None:

@@ -17,7 +17,7 @@ import math
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -26,9 +26,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from qlstm_core.files import replace_file
+from qlstm_core.layers.cell import GRU_CELL
 from qlstm_core.packed.bits import Bits, Level
 from qlstm_core.packed.format import MAX_COLUMNS
-from qlstm_core.packed.network import Cell, Config, Matrix, Network, Norm
+from qlstm_core.packed.network import PACKED_CELLS, Config, Matrix, Network, Norm, PackedCell
 
 FILE_VERSION = 1
 """Version of the files that this module writes; it reads no later one."""
@@ -59,7 +60,8 @@ def save(network: Network, file: Target, activation_bits: int) -> None:
         activation_bits: to run with, unless loading says otherwise.
     """
     tensors, cells = _dismantle(network)
-    content = {"config": asdict(network.config), "cells": cells, "activation_bits": activation_bits}
+    config = {**vars(network.config), "cell": network.config.cell.name}
+    content = {"config": config, "cells": cells, "activation_bits": activation_bits}
     header = {"version": FILE_VERSION, "digest": _digest(content, tensors), **content}
     data = safetensors.numpy.save(tensors, {_KEY: json.dumps(header)})
     if isinstance(file, str | os.PathLike):
@@ -253,8 +255,8 @@ def _config(values: Any) -> Config:
     names = {field.name for field in fields(Config)}
     if not isinstance(values, dict) or set(values) != names:
         _fail(f"the configuration must have the entries {sorted(names)}")
-    if values["family"] not in ("lstm", "gru"):
-        _fail(f"family must be 'lstm' or 'gru', got {values['family']!r}")
+    if not isinstance(values["cell"], str) or values["cell"] not in PACKED_CELLS:
+        _fail(f"cell must be one of {', '.join(PACKED_CELLS)}, got {values['cell']!r}")
     for name in ("input_size", "hidden_size", "num_layers", "proj_size"):
         if type(values[name]) is not int or values[name] < (0 if name == "proj_size" else 1):
             _fail(f"{name} must be a positive integer, got {values[name]!r}")
@@ -270,9 +272,9 @@ def _config(values: Any) -> Config:
         _fail(f"rank must be a positive integer, got {rank!r}")
     if values["proj_size"] >= values["hidden_size"]:
         _fail(f"proj_size {values['proj_size']} is not smaller than hidden_size {values['hidden_size']}")
-    config = Config(**{**values, "groups": tuple(groups)})
+    config = Config(**{**values, "groups": tuple(groups), "cell": PACKED_CELLS[values["cell"]]})
     special = values["proj_size"] or rank is not None or any(count != 1 for count in groups)
-    if values["family"] == "gru" and special:
+    if config.cell is GRU_CELL and special:
         _fail("a GRU has no projection, groups or rank")
     for layer, count in enumerate(groups):
         if type(count) is not int or count < 1 or (rank is not None and count != 1):
@@ -283,7 +285,7 @@ def _config(values: Any) -> Config:
     return config
 
 
-def _cell(reader: _Reader, config: Config, layer: int, direction: int, about: Any) -> Cell:
+def _cell(reader: _Reader, config: Config, layer: int, direction: int, about: Any) -> PackedCell:
     prefix = _prefix(layer, direction)
     shapes = config.shapes(layer)
     levels, norms = _entries(about, "levels", shapes), _entries(about, "norms", ("ih", "hh", "cell"))
@@ -297,19 +299,21 @@ def _cell(reader: _Reader, config: Config, layer: int, direction: int, about: An
         for key in ("ih", "hh")
         if reader.has(f"{prefix}factor_{key}")
     }
-    if "cell" in norms and config.family == "gru":
-        _fail("a GRU has no cell state to normalise")
+    if "cell" in norms and "c" not in config.cell.states:
+        _fail(f"a {config.cell.name} has no cell state to normalise")
     described = {
         key: _norm(reader, f"{prefix}norm_{key}", norm, groups if key == "cell" else segments, units)
         for key, norm in norms.items()
     }
     bias = None
     if config.bias:
-        gru = config.family == "gru"
-        bias = reader.take(f"{prefix}bias", (None if gru else segments, units))
-        if gru and len(bias) not in (3, 4):
-            _fail(f"tensor '{prefix}bias' must have 3 or 4 rows, got {len(bias)}")
-    return Cell(matrices, factors, described, bias)
+        separate = len(config.cell.separate)
+        bias = reader.take(f"{prefix}bias", (None if separate else segments, units))
+        if len(bias) not in (segments, segments + separate):
+            _fail(
+                f"tensor '{prefix}bias' must have {segments} or {segments + separate} rows, got {len(bias)}"
+            )
+    return PackedCell(matrices, factors, described, bias)
 
 
 def _entries(about: Any, name: str, allowed: Any) -> dict[str, Any]:

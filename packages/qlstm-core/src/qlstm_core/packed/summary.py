@@ -7,7 +7,7 @@ import math
 from qlstm_core.packed import storage
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.dispatch import choose
-from qlstm_core.packed.network import Cell, Config, Matrix, Network
+from qlstm_core.packed.network import Config, Matrix, Network, PackedCell
 from qlstm_core.printable import printable
 
 
@@ -35,12 +35,12 @@ def summarize(network: Network, activation_bits: int) -> list[str]:
 
 
 def _title(config: Config) -> str:
-    family = config.family.upper()
+    kind = config.cell.name.upper()
     if config.rank is not None:
-        family = f"factorized {family} of rank {config.rank}"
+        kind = f"factorized {kind} of rank {config.rank}"
     elif max(config.groups) > 1:
-        family = f"{family} of {', '.join(map(str, config.groups))} groups"
-    words = [f"{family}: {config.input_size} inputs, {config.hidden_size} units"]
+        kind = f"{kind} of {', '.join(map(str, config.groups))} groups"
+    words = [f"{kind}: {config.input_size} inputs, {config.hidden_size} units"]
     if config.proj_size:
         words.append(f"projected to {config.proj_size}")
     words.append(f"{config.num_layers} layer{'s' if config.num_layers > 1 else ''}")
@@ -60,7 +60,7 @@ def _kind(matrix: Matrix) -> str:
     return f"{count} bit{'s' if count > 1 else ''}, {matrix.scales.size:,} scales"
 
 
-def _others(cell: Cell) -> dict[str, tuple[str, int]]:
+def _others(cell: PackedCell) -> dict[str, tuple[str, int]]:
     """Return shape and bytes of all but the matrices, the tensors of one normaliser together."""
     found: dict[str, tuple[str, int]] = {}
     for name, array in cell.tensors().items():

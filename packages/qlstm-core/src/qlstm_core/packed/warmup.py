@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from qlstm_core.bitplanes import BitPlanes
+from qlstm_core.layers.cell import LSTM_CELL
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.dispatch import choose
-from qlstm_core.packed.network import Cell, Config, Matrix, Network
-from qlstm_core.packed.recurrent import PackedGRU, PackedLSTM
+from qlstm_core.packed.network import Config, Matrix, Network, PackedCell
+from qlstm_core.packed.recurrent import packed_layer
 
 _FORMS = {"1-bit": (1.0,), "ternary": (0.5, 0.5)}
 
@@ -27,8 +28,7 @@ def warm_up(bits: tuple[int, ...]) -> Iterator[str]:
 def warm(network: Network, activation_bits: int, name: str) -> str:
     """Compile what one network needs; return what was done."""
     start = time.perf_counter()
-    family = PackedLSTM if network.config.family == "lstm" else PackedGRU
-    packed = family(network, activation_bits)
+    packed = packed_layer(network, activation_bits)
     packed(torch.zeros(1, network.config.input_size))
     seconds = time.perf_counter() - start
     return f"{name}, {activation_bits}-bit tables, kernel {choose().name}: {seconds:.1f} s"
@@ -38,4 +38,4 @@ def _smallest(scales: tuple[float, ...]) -> Network:
     signs = torch.ones(len(scales), 4, 1, 1, dtype=torch.bool)
     planes = BitPlanes(signs, torch.tensor(scales).view(-1, 1, 1).expand(-1, 4, 1))
     matrices: dict[str, Matrix] = {"ih": Bits.of(planes), "hh": Bits.of(planes)}
-    return Network(Config("lstm", 1, 1), (Cell(matrices, {}, {}, np.zeros((4, 1), np.float32)),))
+    return Network(Config(LSTM_CELL, 1, 1), (PackedCell(matrices, {}, {}, np.zeros((4, 1), np.float32)),))

@@ -129,7 +129,7 @@ class CompiledPass:
         )
         steps, cell = self.steps._replace(keep=keep), self.cell._replace(values=self._by_units(c))
         outputs = self._by_units(y if given.projection is None else hidden[:0])
-        loop = FORWARD[plan.over_batch, plan.family]
+        loop = FORWARD[plan.over_batch, plan.cell]
         operands = (
             steps,
             matrices,
@@ -175,7 +175,7 @@ class CompiledPass:
         """See Pass."""
         steps = self.steps._replace(start=chunk.counts.start, stop=chunk.counts.stop)
         derivatives = self.derivatives._replace(first=chunk.first)
-        loop = BACKWARD[self.plan.over_batch, self.plan.family]
+        loop = BACKWARD[self.plan.over_batch, self.plan.cell]
         operands = (steps, self.matrices, self.flat, self.x, self.p, self.previous, self.cell, derivatives)
         share_work(self.parts, lambda part: loop(self._share(part), *operands))
 

@@ -149,7 +149,7 @@ class _BackwardRun:
         """Add a chunk's part of the gradient of the recurrent weight, from h_{t−1} of every row."""
         previous = self.tape.previous.flatten(1)[chunk.first : chunk.last]
         sizes = self.plan.batch_sizes
-        if self.plan.family == "gru":
+        if "c" not in self.plan.cell.states:
             self.recurrent.collect(dp, previous)
         elif sizes[0] == sizes[-1]:
             shift = sizes[0] if self.plan.reverse else -sizes[0]

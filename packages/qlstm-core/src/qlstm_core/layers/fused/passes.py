@@ -88,6 +88,6 @@ def choose_pass(plan: Plan, arguments: Arguments, tape: Tape) -> Pass:
         from qlstm_core.layers.fused.compiled_pass import CompiledPass
 
         return CompiledPass(plan, arguments, tape)
-    from qlstm_core.layers.fused.torch_pass import TorchPass
+    from qlstm_core.layers.fused.torch_pass import TORCH_PASSES
 
-    return TorchPass(plan, arguments, tape)
+    return TORCH_PASSES[plan.cell](plan, arguments, tape)

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer
-from qlstm_core.layers.sequence import Step
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
+
+FUSED_CELLS = frozenset({LSTM_CELL, GRU_CELL})
+"""The cells whose gradient is written by hand."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,7 @@ class Plan:
     """One layer in one direction over one batch of sequences.
 
     Args:
-        family: whose gates.
-        step: the family's readable step.
+        cell: the equations, one of ``FUSED_CELLS``.
         groups, units: the hidden state is ``groups`` times ``units`` features.
         batch_sizes: how many sequences are alive at each time step; never increasing.
         reverse: from the last step to the first.
@@ -140,8 +142,7 @@ class Plan:
         tokens: which row of the table each row of the sequence takes, ``(N,)``; ``None``: its own.
     """
 
-    family: Literal["lstm", "gru"]
-    step: Step
+    cell: Cell
     groups: int
     units: int
     batch_sizes: tuple[int, ...]
@@ -153,8 +154,8 @@ class Plan:
 
     @property
     def gates(self) -> int:
-        """Gates of the family."""
-        return 4 if self.family == "lstm" else 3
+        """Gates of the cell."""
+        return len(self.cell.gates)
 
     @property
     def segments(self) -> int:

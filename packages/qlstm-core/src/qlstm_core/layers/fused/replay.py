@@ -49,8 +49,7 @@ def _path(plan: Plan, own: Arguments, moments: dict[str, tuple[Tensor, Tensor]])
         return None if side is None else _Normalizer(side, gain, bias, moments[key])
 
     return Path(
-        step=plan.step,
-        torch_operator=None,
+        cell=plan.cell,
         input=_Table(own.input) if own.weight_x is None else Dense(own.weight_x.view(*shape, -1)),
         recurrent=_recurrent(plan, own),
         bias_ih=own.bias_x,

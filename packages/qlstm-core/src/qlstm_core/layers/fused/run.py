@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,17 +20,15 @@ def run_fused(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a cell over time; arguments and results as :func:`qlstm_core.layers.sequence.run_loop`."""
     recurrent = weights(path.recurrent)
-    family: Literal["lstm", "gru"] = "lstm" if len(state) == 2 else "gru"
-    gates = 4 if family == "lstm" else 3
+    cell, states = path.cell, dict(zip(path.cell.states, state, strict=True))
     units = state[-1].shape[1] // path.groups
     bias_x, bias_h = _add(path.bias_ih, _bias(path.norm_ih)), _add(path.bias_hh, _bias(path.norm_hh))
-    if family == "lstm":
+    if not cell.separate:
         bias_x, bias_h = _add(bias_x, bias_h), None
-    source, tokens = _input(path.input, x, (path.groups * gates, units))
+    source, tokens = _input(path.input, x, (path.groups * len(cell.gates), units))
     dense = source.dim() == 2
     plan = Plan(
-        family=family,
-        step=path.step,
+        cell=cell,
         groups=path.groups,
         units=units,
         batch_sizes=tuple(batch_sizes),
@@ -51,8 +48,8 @@ def run_fused(
         gain_c=_gain(path.norm_cell),
         bias_c=_bias(path.norm_cell),
         projection=path.projection,
-        h=state[0],
-        c=state[1] if len(state) == 2 else None,
+        h=states["h"],
+        c=states.get("c"),
         recurrent=recurrent[0],
         inner=recurrent[1] if len(recurrent) == 2 else None,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qlstm_core.jit import compiled
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL
 from qlstm_core.layers.fused import columns, rows
 from qlstm_core.layers.fused.features import back
 from qlstm_core.layers.fused.meeting import meet
@@ -179,17 +180,17 @@ def _columns_backward(variant: str, step: Callable[..., None], add: bool) -> Cal
     return backward
 
 
-# (statistics over the batch, family) → loop.
+# (statistics over the batch, cell) → loop.
 FORWARD = {
-    (False, "lstm"): _rows_forward("lstm", rows.lstm_forward),
-    (False, "gru"): _rows_forward("gru", rows.gru_forward),
-    (True, "lstm"): _columns_forward("lstm", columns.lstm_forward),
-    (True, "gru"): _columns_forward("gru", columns.gru_forward),
+    (False, LSTM_CELL): _rows_forward("lstm", rows.lstm_forward),
+    (False, GRU_CELL): _rows_forward("gru", rows.gru_forward),
+    (True, LSTM_CELL): _columns_forward("lstm", columns.lstm_forward),
+    (True, GRU_CELL): _columns_forward("gru", columns.gru_forward),
 }
 # The GRU's state also has a direct way back, to which the recurrent product adds.
 BACKWARD = {
-    (False, "lstm"): _rows_backward("lstm", rows.lstm_backward, False),
-    (False, "gru"): _rows_backward("gru", rows.gru_backward, True),
-    (True, "lstm"): _columns_backward("lstm", columns.lstm_backward, False),
-    (True, "gru"): _columns_backward("gru", columns.gru_backward, True),
+    (False, LSTM_CELL): _rows_backward("lstm", rows.lstm_backward, False),
+    (False, GRU_CELL): _rows_backward("gru", rows.gru_backward, True),
+    (True, LSTM_CELL): _columns_backward("lstm", columns.lstm_backward, False),
+    (True, GRU_CELL): _columns_backward("gru", columns.gru_backward, True),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.layers.fused.passes import Backward, Forward
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Norm, Plan
 from qlstm_core.layers.fused.products import product
@@ -72,8 +74,14 @@ class _Side:
         return (w - w.mean(axis, keepdim=True) if norm.centered else w) * side.scale
 
 
-class TorchPass:
-    """All steps; methods as :class:`qlstm_core.layers.fused.passes.Pass` has them."""
+class TorchPass(ABC):
+    """All steps but for the gates; methods as :class:`qlstm_core.layers.fused.passes.Pass` has them.
+
+    Attributes:
+        direct: whether a step's h also goes back to the one before without a product, to which that adds.
+    """
+
+    direct: ClassVar[bool]
 
     def __init__(self, plan: Plan, arguments: Arguments, tape: Tape) -> None:
         scales = Scales.of(plan, arguments)
@@ -139,7 +147,7 @@ class TorchPass:
                 torch.mm(dh, projection, out=buffers.d_hidden[:size])
             self._step_back(count, size, row, chunk.first)
             if count or buffers.initial:
-                self.recurrent.pull(buffers.dp[own].flatten(1), dh, add=self.plan.family == "gru")
+                self.recurrent.pull(buffers.dp[own].flatten(1), dh, add=self.direct)
 
     def _input_rows(self, row: int, size: int) -> Rows:
         if self.plan.tokens is not None:
@@ -155,17 +163,7 @@ class TorchPass:
             self.side_x.measure(x, count, from_x)
         xs = self._split(self.side_x.normalize(x, count, from_x).value)
         hs = self._split(self.side_h.normalize(p, count, rows).value)
-        if self.plan.family == "lstm":
-            c = cell[:size]
-            i, f, g, o = (xs + hs).unbind(2)
-            self.tape.previous[rows] = c
-            c.copy_(f.sigmoid() * c + i.sigmoid() * g.tanh())
-            self.side_c.measure(c, count, rows)
-            h.copy_(o.sigmoid() * self.side_c.normalize(c, count, rows).value.tanh())
-        else:
-            self.tape.previous[rows] = h
-            _, update, new = _gru_gates(xs, hs)
-            h.copy_(new + update * (h - new))
+        self._gates(xs, hs, h, cell[:size], count, rows)
 
     def _step_back(self, count: int, size: int, row: int, first: int) -> None:
         """Turn the derivatives after a step into those before it, but for the recurrent product."""
@@ -175,11 +173,8 @@ class TorchPass:
         side_x = self.side_x.normalize(self.x[from_x], count, from_x)
         side_h = self.side_h.normalize(self.tape.p[rows], count, rows)
         xs, hs = self._split(side_x.value), self._split(side_h.value)
-        if self.plan.family == "lstm":
-            dc = self._by_units(self.buffers.dc)[:size]
-            dx = dp = self._lstm_back(xs + hs, previous, dh, dc, count, rows, to)
-        else:
-            dx, dp = _gru_back(xs, hs, previous, dh)
+        dc = self._by_units(self.buffers.dc)[:size]
+        dx, dp = self._gates_back(xs, hs, previous, dh, dc, count, rows, to)
         sides = self.sums.sides[0]
         for d, side, bias, gain in ((dx, side_x, BIAS_X, GAIN_X), (dp, side_h, BIAS_H, GAIN_H)):
             sides[bias] += d.sum(0)
@@ -191,10 +186,62 @@ class TorchPass:
         """View ``(n, S, units)`` as ``(n, groups, gates, units)``."""
         return p.view(len(p), self.plan.groups, self.plan.gates, -1)
 
-    def _lstm_back(
-        self, p: Tensor, previous: Tensor, dh: Tensor, dc: Tensor, count: int, rows: slice, to: slice
-    ) -> Tensor:
-        i, f, g, o = p.unbind(2)
+    def input_back(self, d: Tensor) -> None:  # noqa: B027  # nothing is left to do: see _step_back
+        """See Pass."""
+
+    def scatter(self, d: Tensor, first: int, table: Tensor) -> None:
+        """See Pass."""
+        assert self.plan.tokens is not None
+        table.index_add_(0, self.plan.tokens[first : first + len(d)], d)
+
+    def gradients(self) -> Sums:
+        """See Pass."""
+        return self.sums
+
+    @abstractmethod
+    def _gates(self, xs: Tensor, hs: Tensor, h: Tensor, c: Tensor, count: int, rows: slice) -> None:
+        """Turn h and c, ``(n, groups, units)``, into those after the step; keep what the way back needs.
+
+        Args:
+            xs, hs: the two sides of the gates, ``(n, groups, gates, units)``.
+            h, c: the state; for a cell without c, c is h.
+            count: the step's number.
+            rows: where its rows are on the tape.
+        """
+
+    @abstractmethod
+    def _gates_back(
+        self, xs: Tensor, hs: Tensor, previous: Tensor, dh: Tensor, dc: Tensor, count: int, rows: slice,
+        to: slice,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return the derivatives of both sides; turn dh and dc into what goes to the state before directly.
+
+        Args:
+            xs, hs: as of :meth:`_gates`.
+            previous: what that kept of the state before.
+            dh, dc: of the state after the step.
+            count, rows: as of :meth:`_gates`.
+            to: where the chunk has the step's rows.
+        """
+
+
+class LSTMPass(TorchPass):
+    """The LSTM's gates."""
+
+    direct = False
+
+    def _gates(self, xs: Tensor, hs: Tensor, h: Tensor, c: Tensor, count: int, rows: slice) -> None:
+        i, f, g, o = (xs + hs).unbind(2)
+        self.tape.previous[rows] = c
+        c.copy_(f.sigmoid() * c + i.sigmoid() * g.tanh())
+        self.side_c.measure(c, count, rows)
+        h.copy_(o.sigmoid() * self.side_c.normalize(c, count, rows).value.tanh())
+
+    def _gates_back(
+        self, xs: Tensor, hs: Tensor, previous: Tensor, dh: Tensor, dc: Tensor, count: int, rows: slice,
+        to: slice,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        i, f, g, o = (xs + hs).unbind(2)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         side_c = self.side_c.normalize(f * previous + i * g, count, rows)
         squashed = side_c.value.tanh()
@@ -211,19 +258,32 @@ class TorchPass:
             dh * squashed * o * (1 - o),
         )
         dc *= f
-        return torch.stack(gates, 2).flatten(1, 2)
+        d = torch.stack(gates, 2).flatten(1, 2)
+        return d, d
 
-    def input_back(self, d: Tensor) -> None:
-        """See Pass."""
 
-    def scatter(self, d: Tensor, first: int, table: Tensor) -> None:
-        """See Pass."""
-        assert self.plan.tokens is not None
-        table.index_add_(0, self.plan.tokens[first : first + len(d)], d)
+class GRUPass(TorchPass):
+    """The GRU's gates."""
 
-    def gradients(self) -> Sums:
-        """See Pass."""
-        return self.sums
+    direct = True
+
+    def _gates(self, xs: Tensor, hs: Tensor, h: Tensor, c: Tensor, count: int, rows: slice) -> None:
+        self.tape.previous[rows] = h
+        _, update, new = _gru_gates(xs, hs)
+        h.copy_(new + update * (h - new))
+
+    def _gates_back(
+        self, xs: Tensor, hs: Tensor, previous: Tensor, dh: Tensor, dc: Tensor, count: int, rows: slice,
+        to: slice,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        reset, update, new = _gru_gates(xs, hs)
+        d_new = dh * (1 - update) * (1 - new * new)
+        d_reset = d_new * hs[:, :, 2] * reset * (1 - reset)
+        d_update = dh * (previous - new) * update * (1 - update)
+        dh *= update
+        dx = torch.stack((d_reset, d_update, d_new), 2).flatten(1, 2)
+        dp = torch.stack((d_reset, d_update, d_new * reset), 2).flatten(1, 2)
+        return dx, dp
 
 
 def _gru_gates(xs: Tensor, hs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,13 +291,4 @@ def _gru_gates(xs: Tensor, hs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return reset, update, (xs[:, :, 2] + reset * hs[:, :, 2]).tanh()
 
 
-def _gru_back(xs: Tensor, hs: Tensor, previous: Tensor, dh: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the derivatives of both sides' values; ``dh`` becomes what goes to the state before directly."""
-    reset, update, new = _gru_gates(xs, hs)
-    d_new = dh * (1 - update) * (1 - new * new)
-    d_reset = d_new * hs[:, :, 2] * reset * (1 - reset)
-    d_update = dh * (previous - new) * update * (1 - update)
-    dh *= update
-    dx = torch.stack((d_reset, d_update, d_new), 2).flatten(1, 2)
-    dp = torch.stack((d_reset, d_update, d_new * reset), 2).flatten(1, 2)
-    return dx, dp
+TORCH_PASSES: dict[Cell, type[TorchPass]] = {LSTM_CELL: LSTMPass, GRU_CELL: GRUPass}

@@ -1,0 +1,90 @@
+"""What a recurrent cell is: its gates, its states and one readable step; the LSTM's and the GRU's equations.
+
+"Which cell is it?" is answered by comparing with a :class:`Cell`: fused steps, packed kernels and gradient
+bounds are looked up by it. Whoever brings another cell describes it in one, and gets what needs no more than
+its step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Step = Callable[..., tuple[Tensor, ...]]
+"""``step(x, r, *state) -> state``: one time step; a cell with a state c also takes ``norm_cell=``."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The equations of a family of recurrent layers, apart from weights, quantizers and normalisers.
+
+    Args:
+        name: of the equations, for messages and files.
+        gates: a letter for each gate, in the order of the weights' rows.
+        states: names of the states, each one letter: first ``"h"``, which the recurrent weight multiplies and
+            which is the output; ``"c"`` if there is a cell state of ``hidden`` features.
+        step: one time step, as :data:`Step` has it. ``x``, ``N(W_x x_t) + b``, and ``r``, ``N(W_h h_{t−1})``,
+            are ``(batch, gates, hidden)``, the states ``(batch, features)``.
+        operator: torch's own operator for whole sequences of this cell, such as ``torch.lstm``; ``None``
+            where there is none.
+        separate: letters of the gates whose two sides the step does more with than add them, so that their
+            two biases do not fold into one.
+    """
+
+    name: str
+    gates: str
+    states: tuple[str, ...]
+    step: Step
+    operator: Callable[..., tuple[Tensor, ...]] | None = None
+    separate: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.gates or len(set(self.gates)) != len(self.gates):
+            raise ValueError(f"gates must be different letters, one a gate, got {self.gates!r}")
+        if self.states[:1] != ("h",) or self.states[1:] not in ((), ("c",)):
+            raise ValueError(f"states must be ('h',) or ('h', 'c'), got {self.states!r}")
+        if not set(self.separate) <= set(self.gates):
+            raise ValueError(f"separate must name gates of {self.gates!r}, got {self.separate!r}")
+
+
+def lstm_step(
+    x: Tensor, r: Tensor, h: Tensor, c: Tensor, norm_cell: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ``(h_t, c_t)`` of an LSTM, whose equations :class:`qlstm_core.LSTM` has.
+
+    Args:
+        x: N(W_x x_t) + b, ``(batch, 4, hidden)``.
+        r: N(W_h h_{t−1}), ``(batch, 4, hidden)``.
+        h: h_{t−1}, ``(batch, out)``.
+        c: c_{t−1}, ``(batch, hidden)``.
+        norm_cell: the normaliser of the cell state, if any.
+    """
+    i, f, g, o = (x + r).unbind(1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * (c if norm_cell is None else norm_cell(c)).tanh(), c
+
+
+def gru_step(x: Tensor, r: Tensor, h: Tensor) -> tuple[Tensor]:
+    """Return ``(h_t,)`` of a GRU, whose equations :class:`qlstm_core.GRU` has.
+
+    Args:
+        x: N(W_i x_t) + b_i, ``(batch, 3, hidden)``.
+        r: N(W_h h_{t−1}) + b_h, ``(batch, 3, hidden)``.
+        h: h_{t−1}, ``(batch, hidden)``.
+    """
+    x_reset, x_update, x_new = x.unbind(1)
+    h_reset, h_update, h_new = r.unbind(1)
+    reset = (x_reset + h_reset).sigmoid()
+    update = (x_update + h_update).sigmoid()
+    new = (x_new + reset * h_new).tanh()
+    return ((1 - update) * new + update * h,)
+
+
+LSTM_CELL = Cell("lstm", gates="ifgo", states=("h", "c"), step=lstm_step, operator=torch.lstm)
+"""Input, forget, cell and output gate, in torch's order."""
+
+GRU_CELL = Cell("gru", gates="rzn", states=("h",), step=gru_step, operator=torch.gru, separate="n")
+"""Reset, update and new gate, in torch's order; the reset gate multiplies the recurrent side of n alone."""
