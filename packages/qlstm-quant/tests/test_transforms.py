@@ -12,8 +12,11 @@ from weight_cases import FACTORIES, moments, prepared, weights
 
 from qlstm_core import LSTM
 
-# torch's own: some operators are run once for each sample.
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+# torch's own: some operators are run once for each sample, and forward mode still scripts its formulas.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+]
 
 
 @settings(max_examples=4, deadline=None)
@@ -58,12 +61,12 @@ def test_forward_mode_is_the_transpose_of_backward(name: str, weight: Tensor, se
 
 @pytest.mark.parametrize("name", ["sbn", "stn", "binary-connect:stochastic", "ter-connect:stochastic"])
 def test_vmap_samples_as_its_randomness_says(name: str) -> None:
-    weight = torch.zeros(5, 2, 4, 8) + 1e-3
+    weight = torch.full((5, 2, 4, 8), 0.15)
     quantizer = prepared(name, weight[0]).train()
     same = vmap(quantizer, randomness="same")(weight)
     assert (same == same[0]).all()
     different = vmap(quantizer, randomness="different")(weight)
-    assert name.startswith("ter") or any((different[0] != other).any() for other in different[1:])
+    assert all((different[0] != other).any() for other in different[1:])
     with pytest.raises(RuntimeError, match="randomness"):
         vmap(quantizer)(weight)
 
