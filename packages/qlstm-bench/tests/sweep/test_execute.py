@@ -18,10 +18,9 @@ from typing import Any
 
 import pytest
 import yaml
-from distributed import Client, LocalCluster
+from distributed import Client
 from distributed.scheduler import KilledWorker
 
-from qlstm_bench.cli import main
 from qlstm_bench.config import RunConfig
 from qlstm_bench.runs import Run
 from qlstm_bench.sweep.execute import (
@@ -189,41 +188,21 @@ def test_a_sweep_without_workers_ends(error: Exception | None, monkeypatch: pyte
         watch.look()
 
 
-STARTED, FINISH = threading.Event(), threading.Event()
+class Gone(Silent):
+    """A client whose scheduler went away."""
+
+    def submit(self, *_: object, **__: object) -> None:
+        raise ConnectionResetError("closed")
 
 
-def train_until_told(*_: object) -> None:
-    STARTED.set()
-    FINISH.wait(60)
-
-
-def test_a_scheduler_that_dies_ends_the_sweep_in_one_line(
-    configs: list[RunConfig],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_scheduler_that_is_gone_ends_the_sweep_with_a_line(
+    configs: list[RunConfig], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("qlstm_bench.sweep.worker.train_one", train_until_told)
-    settings = configs[0].model_dump(exclude={"seed"}, exclude_none=True)
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"settings": settings}))
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-
-        def die() -> None:
-            STARTED.wait(60)
-            cluster.sync(cluster.scheduler.close, fast=True)
-
-        killer = threading.Thread(target=die)
-        killer.start()
-        try:
-            code = main(["sweep", "grid.yaml", "--scheduler", cluster.scheduler_address, "--out", "runs"])
-        finally:
-            STARTED.set()
-            FINISH.set()
-            killer.join()
-    assert code == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("qlstm-bench: error: the scheduler is gone")
-    assert line.endswith("what has finished stays, and the same command goes on")
+    with pytest.raises(
+        ClusterLostError, match=r"scheduler is gone.*closed.*; what has finished stays"
+    ) as caught:
+        list(run_all(configs, tmp_path, Gone()))  # type: ignore[arg-type]
+    assert caught.value.exit_code == 1
 
 
 def test_another_cluster_can_train(client: Client, configs: list[RunConfig], tmp_path: Path) -> None:
