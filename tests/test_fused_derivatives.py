@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,9 +33,10 @@ def test_gradients_of_gradients(normalizer: str) -> None:
     assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], x, check_batched_grad=False)
 
 
+@pytest.mark.parametrize("cell", [GRU, partial(LSTM, proj_size=2)], ids=["gru", "projected"])
 @pytest.mark.parametrize("normalizer", ["layer", "batch-shared"])
-def test_a_gradient_penalty_equals_that_of_the_loop(normalizer: str) -> None:
-    layer = _layer(normalizer, GRU)
+def test_a_gradient_penalty_equals_that_of_the_loop(normalizer: str, cell: Any) -> None:
+    layer = _layer(normalizer, cell)
     x = torch.randn(4, 6, 3, dtype=torch.float64, requires_grad=True)
 
     def penalty(layer: Any) -> list[torch.Tensor]:

@@ -1,16 +1,25 @@
-"""The fused path computes what the loop does: outputs, states, every gradient, running statistics."""
+"""The fused path computes what the loop does: outputs, states, every gradient, running statistics.
+
+Its steps run by Numba's kernels on CPUs and by torch's operations elsewhere; here by both. Chunks, and the
+width of an input from which its product is kept, are as small as the shapes, so that every path is taken.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, RecurrentLayer, readable_loop
+from qlstm_core.layers.fused import chunk_products, passes, plan, tape
 
 CELLS: dict[str, Any] = {
     "lstm": lambda i, h, **o: LSTM(i, h, **o),
@@ -20,6 +29,21 @@ CELLS: dict[str, Any] = {
     "grouped": lambda i, h, **o: GroupedLSTM(i, h, groups=2, **o),
 }
 NORMALIZERS = ["layer", "rms", "batch-shared", "batch-separate:max_steps=3"]
+
+
+@contextmanager
+def steps_by(library: str, chunk: int, worth_keeping: int) -> Iterator[None]:
+    """Run the steps by numba or torch, in chunks of at least so many pre-activations.
+
+    Products of inputs that have more features than ``worth_keeping`` are kept for the backward pass.
+    """
+    with (
+        patch.object(passes, "find_spec", lambda name: name if library == "numba" else None),
+        patch.object(chunk_products, "find_spec", lambda name: name if library == "numba" else None),
+        patch.object(plan, "CHUNK", chunk),
+        patch.object(tape, "WORTH_KEEPING", worth_keeping),
+    ):
+        yield
 
 
 def everything(layer: RecurrentLayer, x: Any, state: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -39,24 +63,11 @@ def everything(layer: RecurrentLayer, x: Any, state: Any) -> tuple[list[torch.Te
     return [data, *finals, *layer.buffers()], list(gradients)
 
 
-@settings(max_examples=40)
-@given(
-    st.sampled_from(sorted(CELLS)),
-    st.sampled_from(NORMALIZERS),
-    st.sampled_from(["vectors", "tokens", "packed"]),
-    st.integers(1, 9),
-    st.integers(2, 19),
-    st.integers(1, 10),
-    st.integers(1, 3),
-    st.sampled_from([0.0, 0.4]),
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
-    st.integers(0, 9999),
-)
-def test_fused_equals_loop(
+def assert_fused_equals_loop(
+    library: str,
     cell: str,
     normalizer: str,
+    norm_cell: bool,
     kind: str,
     steps: int,
     batch: int,
@@ -66,9 +77,13 @@ def test_fused_equals_loop(
     bidirectional: bool,
     given_state: bool,
     bias: bool,
+    chunk: int,
+    worth_keeping: int,
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
+    if norm_cell and cell != "gru":
+        normalizer += f"{',' if ':' in normalizer else ':'}cell=true"
     fused = CELLS[cell](
         2 * width,
         4 * width,
@@ -99,11 +114,68 @@ def test_fused_equals_loop(
     loop = copy.deepcopy(fused)
     assert {route.kind for route in fused.routes(tokens=kind == "tokens")} == {"fused"}
     for training in (True, False):
-        got = everything(fused.train(training), x, state)
+        with steps_by(library, chunk, worth_keeping):
+            got = everything(fused.train(training), x, state)
         with readable_loop():
             expected = everything(loop.train(training), x, state)
         for mine, their in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
             torch.testing.assert_close(mine, their, rtol=1e-10, atol=1e-10)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(sorted(CELLS)),
+    st.sampled_from(NORMALIZERS),
+    st.booleans(),
+    st.sampled_from(["vectors", "tokens", "packed"]),
+    st.integers(1, 9),
+    st.integers(2, 19),
+    st.integers(1, 10),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 0.4]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 400, plan.CHUNK]),
+    st.sampled_from([0, tape.WORTH_KEEPING]),
+    st.integers(0, 9999),
+)
+def test_fused_equals_loop(*drawn: Any) -> None:
+    assert_fused_equals_loop("numba", *drawn)
+
+
+@pytest.mark.parametrize("library", ["numba", "torch"])
+@pytest.mark.parametrize("kind", ["vectors", "tokens", "packed"])
+@pytest.mark.parametrize(
+    ("cell", "normalizer"),
+    [
+        ("lstm", "layer"),
+        ("projected", "rms"),
+        ("gru", "layer"),
+        ("gru", "batch-shared"),
+        ("factorized", "batch-shared"),
+        ("grouped", "batch-separate:max_steps=3"),
+    ],
+)
+def test_steps_of_either_library_equal_the_loop(cell: str, normalizer: str, kind: str, library: str) -> None:
+    """Chunks of one step, normalised cells, tokens that come again, products of the input kept and not."""
+    shape, worth_keeping = (5, 4, 2, 1), {"vectors": 0}.get(kind, 64)
+    two_directions, given_state, bias = kind == "vectors", True, True
+    assert_fused_equals_loop(
+        library,
+        cell,
+        normalizer,
+        True,
+        kind,
+        *shape,
+        0.0,
+        two_directions,
+        given_state,
+        bias,
+        1,
+        worth_keeping,
+        0,
+    )
 
 
 @settings(max_examples=20)

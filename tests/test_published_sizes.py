@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from qlstm_core import LSTM
+from qlstm_core import GRU, LSTM
 
 SEPARATE = "batch-separate:max_steps={}"
 
@@ -110,6 +110,16 @@ def test_scales_are_counted() -> None:
 def test_without_bias() -> None:
     with_bias, without = (LSTM(8, 16, bias=bias).storage_bytes() for bias in (True, False))
     assert with_bias - without == 4 * 4 * 16
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "values"),
+    # Four biases per unit: b_hn stands behind the reset gate. With a normaliser three, and six gains.
+    [("none", 4 * 16), ("rms", 3 * 16 + 6 * 16)],
+)
+def test_a_gru_keeps_the_bias_behind_its_reset_gate(normalizer: str, values: int) -> None:
+    layer = GRU(8, 16, quantizer="binary-connect", normalizer=normalizer)
+    assert layer.storage_bytes() == 3 * 16 * (8 + 16) // 8 + 4 * values
 
 
 def test_projection_stays_full_precision_unless_named() -> None:

@@ -81,14 +81,16 @@ def test_loss_is_the_mean_cross_entropy_and_carries_the_state(text_file: Path) -
     torch.testing.assert_close(loss2, nats[30:].mean(), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("part", ["valid", "test"])
 @pytest.mark.parametrize(("unroll", "eval_symbols"), [(7, None), (100, None), (10, 300)])
 def test_evaluation_is_bits_per_character_of_each_stream(
-    text_file: Path, unroll: int, eval_symbols: int | None
+    text_file: Path, unroll: int, eval_symbols: int | None, part: str
 ) -> None:
     """Against a loop over streams and characters that knows no segments."""
     task = prepared(str(text_file), batch=4, unroll=unroll, hidden=8, eval_symbols=eval_symbols)
     model = task.model("none", "none").eval()
-    text = text_file.read_text()[4800 : 5400 if eval_symbols is None else 4800 + eval_symbols]
+    start = 4800 if part == "valid" else 5400
+    text = text_file.read_text()[start : start + 600 if eval_symbols is None else start + eval_symbols]
     symbols = sorted(set(text_file.read_text()))
     streams = 4 if len(text) // 4 > unroll else len(text) // (unroll + 1)
     length = len(text) // streams
@@ -100,7 +102,20 @@ def test_evaluation_is_bits_per_character_of_each_stream(
             for character, following in pairwise(piece):
                 logits, state = model(torch.tensor([[character]]), state)
                 bits.append(-logits[0, 0].log_softmax(-1)[following].item() / math.log(2))
-        assert task.evaluate(model, "valid") == pytest.approx(sum(bits) / len(bits), abs=1e-5)
+        assert task.evaluate(model, part) == pytest.approx(sum(bits) / len(bits), abs=1e-5)
+
+
+def test_the_measured_loss_is_that_of_the_last_step_alone(text_file: Path) -> None:
+    """Of the first segment of validation's streams."""
+    task = prepared(str(text_file), batch=4, unroll=7, hidden=8)
+    model = task.model("none", "none").eval()
+    text, symbols = text_file.read_text(), sorted(set(text_file.read_text()))
+    nats = []
+    for start in range(4800, 5400, 150):
+        codes = torch.tensor([symbols.index(character) for character in text[start : start + 8]])
+        logits, _ = model(codes[:7].unsqueeze(1))
+        nats.append(nn.functional.cross_entropy(logits[-1, 0], codes[7]))
+    torch.testing.assert_close(task.final_step_loss(model), torch.stack(nats).mean())
 
 
 def test_baseline_is_the_entropy_under_training_frequencies(tmp_path: Path) -> None:
@@ -121,3 +136,12 @@ def test_a_text_too_short_for_its_batch_is_refused(tmp_path: Path) -> None:
     ):
         prepared(str(path), batch=17)
     assert prepared(str(path), batch=16).steps_per_epoch == 1
+
+
+def test_a_part_with_nothing_to_predict_is_refused() -> None:
+    task = CharLM()
+    task.given_data = {"train": ["a text"] * 9, "valid": ["ab"], "test": [""]}
+    with pytest.raises(
+        DataError, match=r"its validation and test parts have 3 and 1 characters; .* 2 in each"
+    ):
+        task.prepare(RunConfig.build({**CharLM.defaults, "data": "given", "batch": 2, "steps": 1}))

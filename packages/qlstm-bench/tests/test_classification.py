@@ -124,6 +124,30 @@ def test_loss_is_taken_at_the_last_step(npz: str) -> None:
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, labels[0]))
 
 
+def test_the_measured_loss_is_that_of_validations_first_sequences(npz: str) -> None:
+    for batch in (4, 9):
+        task = prepared(npz, batch=batch)
+        model = task.model("none", "none")
+        values, labels = (torch.from_numpy(part[:batch]) for part in load_sequences(npz).valid)
+        expected = nn.functional.cross_entropy(model(values.T.unsqueeze(-1).float()), labels)
+        torch.testing.assert_close(task.final_step_loss(model), expected)
+
+
+def test_one_set_of_sequences_is_shuffled_and_split(tmp_path: Path) -> None:
+    """Sequences that come sorted by label are mixed, always alike, and each is in one part with its label."""
+    labels = np.arange(200) // 100
+    np.savez(tmp_path / "sorted.npz", x=np.stack([np.arange(200.0), labels], 1), y=labels)
+    data = load_sequences(str(tmp_path / "sorted.npz"))
+    parts = [data.split(part) for part in ("train", "valid", "test")]
+    assert [len(values) for values, _ in parts] == [160, 20, 20]
+    assert sorted(np.concatenate([values[:, 0] for values, _ in parts])) == list(range(200))
+    for values, labels in parts:
+        assert values[:, 1].tolist() == labels.tolist()
+        assert 0.2 < labels.mean() < 0.8
+    again = load_sequences(str(tmp_path / "sorted.npz"))
+    assert again.valid[0].tolist() == data.valid[0].tolist()
+
+
 def test_pixels_are_scaled_and_tokens_are_not(tmp_path: Path) -> None:
     pixels = np.array([[0, 51, 255]] * 20, dtype=np.uint8)
     labels = np.arange(20) % 2
@@ -134,6 +158,14 @@ def test_pixels_are_scaled_and_tokens_are_not(tmp_path: Path) -> None:
     task = prepared(str(tmp_path / "tokens.npz"))
     assert task.batch(0)[0].dtype == torch.int64
     assert task.recurrent(task.model("none", "none")).input_size == 256
+
+
+def test_digits_are_scaled_by_their_largest_value() -> None:
+    """scikit-learn's pixels are integers from 0 to 16."""
+    digits = load_sequences("digits")
+    for values, _ in (digits.train, digits.valid, digits.test):
+        assert (values.min(), values.max()) == (0, 1)
+        assert np.array_equal(values * 16, np.rint(values * 16))
 
 
 def test_digits_are_learnt(tmp_path: Path) -> None:
@@ -179,8 +211,8 @@ def test_a_torch_dataset_is_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({"a": np.zeros(3)}, "holds a; expected x and y, or x_train"),
-        ({"x": np.zeros((20, 3))}, "holds x; expected x and y"),
+        ({"a": np.zeros(3)}, "holds 'a'; expected x and y, or x_train"),
+        ({"x": np.zeros((20, 3))}, "holds 'x'; expected x and y"),
         ({"x": np.zeros(20), "y": np.zeros(20, int)}, r"shape \(n, T\) or \(n, T, features\), got \(20,\)"),
         ({"x": np.zeros((20, 3)), "y": np.zeros(20)}, "labels must be 20 integers.* got float64"),
         ({"x": np.zeros((20, 3)), "y": np.zeros(19, int)}, r"labels must be 20 integers.* got int64 \(19,\)"),
@@ -201,11 +233,18 @@ def test_unfit_arrays_are_named(tmp_path: Path, arrays: dict[str, Any], problem:
 
 
 def test_an_npz_with_its_own_split(tmp_path: Path) -> None:
-    arrays = {"x_train": np.zeros((20, 3)), "y_train": np.arange(20) % 2}
+    arrays = {"x_train": np.arange(60.0).reshape(20, 3), "y_train": np.arange(20) % 2}
     arrays |= {"x_test": np.ones((4, 3)), "y_test": np.arange(4) % 2}
     np.savez(tmp_path / "keras.npz", **arrays)
     data = load_sequences(str(tmp_path / "keras.npz"))
     assert [len(data.split(name)[0]) for name in ("train", "valid", "test")] == [18, 2, 4]
+    assert data.valid[0].tolist() == [[54, 55, 56], [57, 58, 59]]
+    whole = {**arrays, "x_valid": np.full((3, 3), 5.0), "y_valid": np.array([1, 0, 1])}
+    np.savez(tmp_path / "whole.npz", **whole)
+    whole_data = load_sequences(str(tmp_path / "whole.npz"))
+    for part in ("train", "valid", "test"):
+        for found, name in zip(whole_data.split(part), "xy", strict=True):
+            np.testing.assert_array_equal(found, whole[f"{name}_{part}"])
     np.savez(tmp_path / "other.npz", **{**arrays, "x_test": np.ones((4, 2))})
     with pytest.raises(DataError, match="different shapes"):
         load_sequences(str(tmp_path / "other.npz"))
@@ -230,3 +269,52 @@ def test_settings_that_do_not_fit_are_named(npz: str) -> None:
         prepared("ptb-char")
     with pytest.raises(DataError, match=r"failed with TypeError"):
         load_sequences(object())
+
+
+def test_a_datasets_items_are_taken_as_they_are_or_refused() -> None:
+    """Tensors with gradients are data too; numbers are neither rounded nor promoted without a word."""
+    values = torch.randn(20, 3, requires_grad=True)
+    data = load_sequences([(row, torch.tensor(float(index % 2))) for index, row in enumerate(values)])
+    assert sorted(
+        map(tuple, np.concatenate([data.split(part)[0] for part in ("train", "valid", "test")]))
+    ) == (sorted(map(tuple, values.detach().numpy())))
+    for items, problem in (
+        ([(row, 0.5) for row in values], "a label must be a whole number, got 0.5"),
+        ([(row, "1") for row in values], "a label must be a whole number, got '1'"),
+        ([(row, float("inf")) for row in values], "OverflowError"),
+        ([(row, 2**70) for row in values], "OverflowError"),
+        ([(row, 2_000_000_000) for row in values], "labels must be numbered from 0, below 262144"),
+        ([(np.zeros(3, [np.uint8, np.float32][n % 2]), 0) for n in range(20)], "dtypes: float32, uint8"),
+        ([(row.bfloat16(), 1) for row in values], "TypeError: Got unsupported ScalarType BFloat16"),
+        ([(row.to("meta"), 1) for row in values], "failed with"),
+        ([(values[n, : 1 + n % 2], 1) for n in range(20)], "all sequences of one shape and dtype"),
+    ):
+        with pytest.raises(DataError, match=problem) as caught:
+            load_sequences(items)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_digest_of_a_dataset_says_how_it_is_split() -> None:
+    x, y = torch.arange(120.0).reshape(40, 3), torch.arange(40) % 2
+
+    def digest(first: int, second: int, values: Tensor = x) -> str:
+        cuts = {"train": slice(0, first), "valid": slice(first, second), "test": slice(second, None)}
+        return load_sequences({part: TensorDataset(values[cut], y[cut]) for part, cut in cuts.items()}).sha256
+
+    digests = [digest(20, 30), digest(20, 31), digest(21, 30), digest(20, 30, x.double())]
+    digests += [
+        load_sequences(TensorDataset(values, y)).sha256 for values in (x, x.double(), x.reshape(40, 1, 3))
+    ]
+    assert len(set(digests)) == 7
+    assert digest(20, 30) == digests[0]
+
+
+def test_the_digest_of_arrays_says_their_dtype() -> None:
+    """The same bytes read as tokens and as numbers are other data."""
+    bits = np.random.default_rng(0).random((20, 3)).astype(np.float32)
+    labels = [index % 2 for index in range(20)]
+    tokens = (bits * 1000).astype(np.int32)
+    as_floats = tokens.view(np.float32)
+    one, other = (load_sequences(list(zip(x, labels, strict=True))) for x in (tokens, as_floats))
+    assert one.train[0].tobytes() == other.train[0].tobytes()
+    assert one.sha256 != other.sha256

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +65,38 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
     assert [row["step"] for row in outcome.run.metrics()] == list(range(1, 13))
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 600 kB, where the system lets us have one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_real_disk_that_fills_up_is_named_wherever_it_does(
+    small_disk: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """torch.save() into a file would hide the full disk: the checkpoint meets it at several of its pages."""
+    settings = {**tiny, "checkpoint_seconds": 0, "gradients_every": 6}
+    expected = train(settings, tmp_path / "whole").result.metrics
+    for pages in (0, 1, 4, 6):
+        free = os.statvfs(small_disk)
+        filler = small_disk / "filler"
+        filler.write_bytes(bytes(free.f_bavail * free.f_frsize - pages * 4096))
+        with pytest.raises(RunError, match="No space left on device") as caught:
+            train(settings, small_disk / "runs")
+        assert "\n" not in str(caught.value)
+        filler.unlink()
+        outcome = train(settings, small_disk / "runs")
+        assert outcome.result.metrics == expected
+        assert not list(small_disk.rglob("*.tmp"))
+        shutil.rmtree(small_disk / "runs")
+
+
 @needs_full
 def test_a_line_that_does_not_fit_is_an_error(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = train({**tiny, "steps": 2}, tmp_path / "runs").run
@@ -114,7 +148,7 @@ def test_a_read_only_run_folder_is_named(as_a_user: Callable[[Path], None], tiny
         assert str(outcome.run.directory) in str(caught.value)
         for write in (
             lambda: outcome.run.log({"step": 3}),
-            lambda: outcome.run.rewind_metrics(0),
+            lambda: outcome.run.rewind(None),
             lambda: outcome.run.save_checkpoint({}),
             lambda: outcome.run.save_model({}),
             lambda: outcome.run.start(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from qlstm_bench import loggers
 from qlstm_bench.cli import main
 from qlstm_bench.config import ConfigError
+from qlstm_bench.loggers import mlflow
 from qlstm_bench.train import Outcome, train
 from qlstm_core.plugins import hookimpl, registry
 
@@ -34,6 +36,17 @@ def interrupter() -> Iterator[Interrupter]:
     registry.register(plugin, "interrupter")
     yield plugin
     registry.unregister("interrupter")
+
+
+@pytest.fixture
+def plugins_anew() -> Iterator[None]:
+    """Forget, after a test, that loggers failed in it."""
+    yield
+    for plugin in registry._plugins.values():
+        if plugin.name in ("qlstm-bench:mlflow", "qlstm-bench:tensorboard"):
+            plugin.silenced.clear()
+            plugin.status, plugin.warned = "active", False
+            plugin.reasons.clear()
 
 
 def interrupted_and_finished(
@@ -78,11 +91,11 @@ def test_tensorboard_holds_every_line_once(
 def test_mlflow_holds_settings_figures_and_fate(
     tiny: dict[str, Any], tmp_path: Path, interrupter: Interrupter, checkpoint: float
 ) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    client_of = pytest.importorskip("mlflow").MlflowClient
     pytest.importorskip("sqlalchemy")
     settings = {**tiny, "log": ["mlflow"], "quantizer": "bwn"}
     outcome = interrupted_and_finished(settings, tmp_path / "runs", interrupter, checkpoint=checkpoint)
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    client = client_of(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("qlstm-char-lm")
     found = client.search_runs([experiment.experiment_id])
     # Without a checkpoint the training started again: so did its record.
@@ -116,21 +129,15 @@ def test_both_can_be_chosen_on_the_command_line(tiny: dict[str, Any], tmp_path: 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
 @pytest.mark.filterwarnings("always")
 def test_a_broken_logger_is_a_warning_and_the_run_goes_on(
-    tiny: dict[str, Any], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Any], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, plugins_anew: None
 ) -> None:
     pytest.importorskip(name)
     record = {record.name: record for record in registry.plugins()}[f"qlstm-bench:{name}"]
     assert record.status == "active"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tiny['data']}/in-a-file/mlflow.db")
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", lambda *_, **__: 1 / 0)
-    (plugin,) = [plugin for plugin in registry._plugins.values() if plugin.name == f"qlstm-bench:{name}"]
-    try:
-        with pytest.warns(UserWarning, match=f"qlstm-bench:{name}.*qlstm_run_started raised"):
-            outcome = train({**tiny, "log": [name]}, tmp_path / "runs")
-    finally:
-        plugin.silenced.clear()
-        plugin.status, plugin.warned = "active", False
-        plugin.reasons.clear()
+    with pytest.warns(UserWarning, match=f"qlstm-bench:{name}.*qlstm_run_started raised"):
+        outcome = train({**tiny, "log": [name]}, tmp_path / "runs")
     assert outcome.result.status == "completed"
     assert [row["step"] for row in outcome.run.metrics()] == list(range(1, 13))
 
@@ -144,6 +151,59 @@ def test_a_logger_that_is_not_installed_is_named_before_training(
     ):
         train({**tiny, "log": ["mlflow"]}, tmp_path / "runs")
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.filterwarnings("always")
+def test_an_unreachable_tracker_is_asked_thrice_and_is_no_training_time(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins_anew: None
+) -> None:
+    """The server takes no connection; what waiting for it costs is on nobody's clock."""
+    pytest.importorskip("mlflow")
+    for name in mlflow._PATIENCE:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    clock = [0.0]
+    monkeypatch.setattr("qlstm_bench.training.time.monotonic", lambda: clock[0])
+    tried: list[float] = []
+
+    class Client:
+        def __init__(self, uri: str) -> None:
+            assert uri == "http://127.0.0.1:9"
+
+        def get_experiment_by_name(self, name: str) -> None:
+            tried.append(int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]))
+            tried.append(int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
+            clock[0] += 250
+            raise ConnectionError("refused")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("mlflow.MlflowClient", Client)
+    with pytest.warns(UserWarning, match="qlstm-bench:mlflow.*refused"):
+        result = train({**tiny, "log": ["mlflow"]}, tmp_path / "runs").result
+    assert tried == [2, 5]
+    assert result.status == "completed"
+    assert result.wall_s == 0
+
+
+@pytest.mark.parametrize("character", "?%")
+def test_a_folder_that_mlflow_cannot_name_is_refused_before_training(
+    tiny: dict[str, Any], tmp_path: Path, character: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    out = tmp_path / f"a{character}20b"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match=rf"log: mlflow .*'\{character}' of .*choose another --out, or set"):
+        train({**tiny, "log": ["mlflow"]}, out)
+    assert os.listdir(tmp_path / out) == []
+
+
+def test_a_database_that_cannot_be_opened_is_tried_once(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(Exception, match="unable to open database file"):
+        mlflow._connect_once(f"sqlite:///{tmp_path}/folder.db")
+    mlflow._connect_once(f"sqlite:///{tmp_path}/new/mlflow.db")
+    mlflow._connect_once("http://127.0.0.1:9")
 
 
 def test_an_unknown_logger_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -170,6 +170,8 @@ def test_published_figures_stand_beside_ours_and_are_marked(tmp_path: Path) -> N
         ("text8", {"normalizer": "none"}, None),  # not available, says the poster
         ("text8", {"normalizer": "layer", "cell": "gru"}, None),
         ("text8", {"normalizer": "layer:gain=0.5"}, None),
+        ("text8", {"normalizer": "layer", "hidden": 2000, "layers": 2}, None),
+        ("ptb-word", {"task": "word-lm", "normalizer": "none", "hidden": 300, "layers": 3}, None),
         ("text8", {"normalizer": "batch-separate:cell=true,max_steps=180", "quantizer": "sbn"}, 1.54),
         (
             "billion-word",

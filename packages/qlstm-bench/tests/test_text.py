@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlstm_bench.data import DataError, load_text
+from qlstm_bench.data import DataError, load_sequences, load_text, published
+from qlstm_bench.data.corpora import file_corpus
 from qlstm_bench.data.encoding import Corpus, encode
+from qlstm_bench.data.files import DataFile
 from qlstm_bench.data.stdlib import MAX_BYTES, stdlib_corpus
-from qlstm_bench.data.text import Text
+from qlstm_bench.data.text import Text, Unit
 
 texts = st.text(st.characters(codec="utf-8"), max_size=200)
 
@@ -46,12 +49,13 @@ def test_more_than_256_symbols_take_two_bytes() -> None:
     assert whole(text) == many
 
 
-@given(st.text(st.characters(codec="utf-8"), min_size=10, max_size=300))
+@given(st.text(st.characters(codec="utf-8"), min_size=16, max_size=300))
 def test_split_is_80_10_10_in_order(content: str) -> None:
     text = characters(content)
     assert whole(text) == content
     assert len(text.train) == int(len(content) * 0.8 + 1e-9)
     assert abs(len(text.valid) - len(text.test)) <= 1
+    assert min(len(text.valid), len(text.test)) >= 2, "one to read and one to predict"
 
 
 def test_a_file_of_the_user_is_split_and_hashed(tmp_path: Path) -> None:
@@ -67,7 +71,7 @@ def test_a_file_of_the_user_is_split_and_hashed(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         (b"", "0 characters cannot be split"),
-        (b"short", "5 characters cannot be split"),
+        (b"fifteen letters", "15 characters cannot be split 80/10/10; expected 16 or more characters"),
         (b"latin-1 \xe9 is not UTF-8 text", "byte 8 is 0xe9"),
     ],
 )
@@ -136,7 +140,12 @@ def test_penn_treebank_characters(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     text = load_text("ptb-char")
     assert text.symbols == "\n abc"
     assert [text.decode(text.split(name)) for name in ("train", "valid", "test")] == ["ab c\na", " b", "c\n"]
-    assert text.sha256 == hashlib.sha256(b"a b _ c \n a _ b c \n ").hexdigest()
+    assert text.sha256 == joined(published.PTB_CHARACTERS)
+
+
+def joined(files: tuple[DataFile, ...]) -> str:
+    """The published digests' digest: it differs from that of one file with the same bytes."""
+    return hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
 
 
 def test_penn_treebank_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,6 +156,7 @@ def test_penn_treebank_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert text.decode(text.train) == "the <unk> sat <eos> the cat <eos>"
     assert text.decode(text.valid) == "the <unk> <eos>"
     assert text.decode(text.test) == "cat <eos>"
+    assert text.sha256 == joined(published.PTB_WORDS)
 
 
 def test_text8_is_split_90_5_5_and_read_from_its_archive(
@@ -208,42 +218,6 @@ def test_a_dataset_of_another_kind_is_refused() -> None:
         load_text("ptb-word")
 
 
-def test_a_large_text_is_encoded_once_and_mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Beyond the limit the codes are in a file; the second time, the text itself is not read."""
-    path = tmp_path / "large.txt"
-    path.write_text("the cat the dog the end\n" * 100)
-    for unit in ("characters", "words"):
-        small = load_text(str(path), unit)  # type: ignore[arg-type]
-        monkeypatch.setattr("qlstm_bench.data.encoding.IN_MEMORY_BYTES", 100)
-        for again in (False, True):
-            if again:
-                monkeypatch.setattr("qlstm_bench.data.encoding._read", None)
-            large = load_text(str(path), unit)  # type: ignore[arg-type]
-            assert isinstance(large.train.base, np.memmap)
-            assert list(large.symbols) == list(small.symbols)
-            assert large.sha256 == small.sha256
-            for name in ("train", "valid", "test"):
-                np.testing.assert_array_equal(large.split(name), small.split(name))
-        monkeypatch.undo()
-        monkeypatch.setenv("QLSTM_CACHE", str(tmp_path / "cache"))
-    folders = list((tmp_path / "cache" / "encoded").iterdir())
-    assert len(folders) == 2
-    for folder in folders:
-        (folder / "codes.npy").write_bytes(b"torn")
-    with pytest.raises(DataError, match=r"damaged.*remove the folder"):
-        load_text(str(path))
-
-
-def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("QLSTM_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr("qlstm_bench.data.encoding.IN_MEMORY_BYTES", 100)
-    path = tmp_path / "large.txt"
-    path.write_text("the cat the dog the end\n" * 100)
-    with pytest.raises(DataError, match=r"cannot be written to.*QLSTM_CACHE"):
-        load_text(str(path))
-
-
 def test_text_from_a_program() -> None:
     """A torch Dataset of strings is the text of its lines; a mapping of three is split already."""
     lines = ["the cat sat", "the dog sat", "the end"]
@@ -256,3 +230,74 @@ def test_text_from_a_program() -> None:
         load_text([1, 2, 3])
     with pytest.raises(DataError, match="expected the parts train, valid, test, got train"):
         load_text({"train": lines})
+    with pytest.raises(DataError, match=r"got one: give its lines, text\.splitlines\(\)"):
+        load_text({"train": "the cat", "valid": "sat", "test": "."})
+    with pytest.raises(DataError, match="expected a dataset with a length and items, got ZeroDivisionError"):
+        load_text(Broken())
+
+
+class Broken:
+    """A dataset whose code fails."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> str:
+        return str(index // 0)
+
+
+def test_the_digest_of_text_from_a_program_says_how_it_is_split(tmp_path: Path) -> None:
+    """The same lines, cut elsewhere or not at all, are other data; the same text is the same data."""
+    lines = [f"line {number} of the text" for number in range(20)]
+    cuts = [(10, 15), (10, 16), (11, 15)]
+    split = [{"train": lines[:a], "valid": lines[a:b], "test": lines[b:]} for a, b in cuts]
+    assert len({load_text(data).sha256 for data in [lines, *split]}) == 4
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(lines) + "\n")
+    in_one_piece = ["\n".join(lines)]
+    for unit in ("characters", "words"):
+        file, pieces, piece = (load_text(data, unit) for data in (str(path), lines, in_one_piece))  # type: ignore[arg-type]
+        assert file.sha256 == pieces.sha256 == piece.sha256
+        for part in ("train", "valid", "test"):
+            assert file.split(part).tolist() == pieces.split(part).tolist() == piece.split(part).tolist()
+
+
+def test_what_is_no_file_is_called_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, problem in (
+        ("/dev/null", "is a device"),
+        (str(tmp_path / "pipe"), "is a pipe, which can be read only once"),
+        (str(tmp_path / "link"), "is a link to nothing"),
+        (str(tmp_path), "is a folder"),
+        ("no/such.txt", "does not exist"),
+        (f"{tmp_path}/{'x' * 300}", r"is not to be read \(File name too long\)"),
+        ("a/\0b", r"is not to be read \(embedded null"),
+        ("~no-such-user/x.txt", "does not exist"),
+    ):
+        for load, expected in ((load_text, "a text file in UTF-8"), (load_sequences, "an .npz file")):
+            with pytest.raises(DataError, match=rf"{problem}.*: expected {expected}") as caught:
+                load(name)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("at", [0, 2**20 - 1, 2**20 + 7])
+@pytest.mark.parametrize("unit", ["characters", "words"])
+def test_the_first_byte_that_is_not_utf8_is_named(tmp_path: Path, at: int, unit: Unit) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(b"x" * at + "é".encode()[:1] + b"yz" * 20)
+    with pytest.raises(DataError, match=f"not text in UTF-8: byte {at} is 0xc3"):
+        load_text(str(path), unit)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "growing.txt"
+    path.write_text("the text is not yet complete\n" * 3)
+    corpus = file_corpus("growing.txt", path, lines=False)
+    with path.open("a") as file:
+        file.write("now it is\n")
+    with pytest.raises(DataError, match=r"growing\.txt' changed while it was read"):
+        encode(corpus, "characters")
+    path.unlink()
+    with pytest.raises(DataError, match=r"growing\.txt' cannot be read: No such file"):
+        encode(corpus, "characters")

@@ -78,6 +78,15 @@ STATEFUL = [
     },
     {"quantizer": "lat", "normalizer": "weight", "log_every": 3, "eval_every": 5},
     {"precision": "bf16-mixed", "normalizer": "layer", "steps": None, "epochs": 1, "batch": 8, "unroll": 60},
+    # What the schedule, the average of the weights and the best of them have seen: it stops before the end.
+    {
+        "lr": 3.0,
+        "steps": 30,
+        "eval_every": 1,
+        "stall_divisor": 1.5,
+        "average": 0.6,
+        "patience": 4,
+    },
 ]
 
 

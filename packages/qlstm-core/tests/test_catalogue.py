@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -137,12 +138,69 @@ def test_what_is_not_text_is_refused() -> None:
         registry_of().quantizers.create(3)  # type: ignore[arg-type]
 
 
-def test_defect_of_a_factory_keeps_its_traceback() -> None:
-    def defective() -> None:
-        raise ZeroDivisionError("a defect")
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no message")
 
-    with pytest.raises(ZeroDivisionError, match="a defect"):
-        registry_of(p=(quantizer("x", factory=defective),)).quantizers.create("x")
+
+@pytest.mark.parametrize(
+    ("defect", "told"),
+    [
+        (ZeroDivisionError("a defect"), "ZeroDivisionError: a defect"),
+        (SystemExit(5), "SystemExit: 5"),
+        (GeneratorExit(), "GeneratorExit"),
+        (pytest.skip.Exception("no GPU\n\x1b[2J"), r"Skipped: no GPU \x1b[2J"),
+        (UnspeakableError(), "UnspeakableError: (its message cannot be shown, SystemExit: no message)"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_factory_that_fails_is_named_and_keeps_its_traceback(defect: BaseException, told: str) -> None:
+    def defective() -> None:
+        raise defect
+
+    quantizers = registry_of(p=(quantizer("x", factory=defective),)).quantizers
+    message = f"quantizer 'x' of p 1.0: its factory raised {told}"
+    with pytest.raises(PluginError, match=f"^{re.escape(message)}$") as caught:
+        quantizers.create("x")
+    assert caught.value.__cause__ is defect
+    assert quantizers.canonical("x") == "x", "what needs no factory still works"
+
+
+def test_the_user_may_interrupt_a_factory() -> None:
+    def slow() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        registry_of(p=(quantizer("x", factory=slow),)).quantizers.create("x")
+
+
+def test_lazy_factory_that_exits_while_it_is_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exits_when_imported.py").write_text("raise GeneratorExit('now')")
+    monkeypatch.syspath_prepend(tmp_path)
+    quantizers = registry_of(p=(quantizer("x", factory="exits_when_imported:Sign"),)).quantizers
+    with pytest.raises(PluginError, match=r"cannot be loaded from 'exits_when_imported:Sign': GeneratorExit"):
+        quantizers.create("x")
+
+
+def test_annotation_that_is_no_type_is_named() -> None:
+    def factory(scale=1.0):  # type: ignore[no-untyped-def]
+        return Sign(scale)
+
+    factory.__annotations__["scale"] = [int]
+    message = r"quantizer 'x' of p 1\.0: its options cannot be read: TypeError: unhashable"
+    with pytest.raises(PluginError, match=message):
+        registry_of(p=(quantizer("x", factory=factory),)).quantizers.create("x:scale=2")
+
+
+def test_annotation_that_exits_when_it_is_evaluated_is_left_alone() -> None:
+    def factory(scale=1.0):  # type: ignore[no-untyped-def]
+        return Sign(scale)
+
+    factory.__annotations__["scale"] = "exit(3)"
+    built = registry_of(p=(quantizer("x", factory=factory),)).quantizers.create("x:scale=2")
+    assert built.scale == 2.0
 
 
 def test_factory_that_builds_something_else_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -50,6 +51,42 @@ def test_table(installed: Registry, capsys: pytest.CaptureFixture[str]) -> None:
         "1 failed, 1 active, 1 incompatible",
     ]
     assert printed.err == "a plugin that prints\n", "no warning beside the table that says the same"
+
+
+def test_what_plugins_say_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "\x1b[2J\x1b]0;title\x07\u202e"
+
+    def raising() -> list[QuantizerSpec]:
+        raise type(f"Evil{hostile}", (Exception,), {})(hostile)
+
+    registry = Registry(discover=False)
+    registry.register(plugin(f"1{hostile}", qlstm_quantizers=raising), f"evil{hostile}:entry")
+    monkeypatch.setattr(cli, "registry", registry)
+    assert cli.main(["plugins"]) == 0
+    printed = capsys.readouterr().out
+    assert all(character.isprintable() for character in printed.replace("\n", ""))
+    shown = r"\x1b[2J\x1b]0;title\x07\u202e"
+    assert lines(printed)[1].startswith(f"evil{shown}:entry  1{shown}  failed")
+    assert lines(printed)[1].endswith(f"reason: qlstm_quantizers raised Evil{shown}: {shown}")
+    with pytest.raises(PluginError, match=r"^unknown quantizer 'sign'") as caught:
+        registry.quantizers.get("sign")
+    assert f"not available: evil{shown} 1{shown} (failed)" in str(caught.value)
+
+
+def test_plugin_that_replaces_the_output_does_not_swallow_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def replacing() -> list[QuantizerSpec]:
+        sys.stdout = io.StringIO()
+        return [quantizer("sign")]
+
+    registry = Registry(discover=False)
+    registry.register(plugin(qlstm_quantizers=replacing), "replacing")
+    monkeypatch.setattr(cli, "registry", registry)
+    assert cli.main(["plugins"]) == 0
+    assert "quantizer: sign" in capsys.readouterr().out
 
 
 def test_table_is_folded_to_a_terminal(installed: Registry) -> None:

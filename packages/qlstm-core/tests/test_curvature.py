@@ -97,3 +97,40 @@ def test_nothing_to_track() -> None:
     plain = LSTM(3, 4)
     with pytest.raises(ValueError, match="nothing to do"):
         track_curvature(plain, torch.optim.Adam(plain.parameters()))
+
+
+MOVES = {
+    "another dtype": lambda net, optimizer: net.double(),
+    "new buffers": lambda net, optimizer: net._apply(torch.clone),
+    "a loaded optimizer": lambda net, optimizer: optimizer.load_state_dict(optimizer.state_dict()),
+    "one more group": lambda net, optimizer: optimizer.add_param_group(
+        {"params": [nn.Parameter(torch.zeros(1))]}
+    ),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_curvature_follows(move: str) -> None:
+    net = model()
+    layer = net[0]
+    optimizer = torch.optim.Adam(net.parameters())
+    track_curvature(net, optimizer)
+    if move != "another dtype":  # which Adam itself can only take at the start
+        step(net, optimizer)
+    MOVES[move](net, optimizer)
+    optimizer.zero_grad()
+    net(torch.randn(5, 2, 3, dtype=layer.dtype))[0].square().sum().backward()
+    optimizer.step()
+    moment = optimizer.state[layer.weight_hh_l1]["exp_avg_sq"]
+    assert torch.equal(layer.curvature_hh_l1, moment.to(layer.dtype))
+    assert layer.curvature_hh_l1.dtype == layer.dtype
+
+
+def test_a_weight_that_another_has_replaced_is_named_at_the_next_step() -> None:
+    net = model()
+    optimizer = torch.optim.Adam(net.parameters())
+    track_curvature(net, optimizer)
+    step(net, optimizer)
+    net.load_state_dict({name: t.clone() for name, t in net.state_dict().items()}, assign=True)
+    with pytest.raises(ValueError, match=r"no longer holds 0.weight_hh_l0: another.*make the optimizer anew"):
+        step(net, optimizer)

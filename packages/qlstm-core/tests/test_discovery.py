@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,12 @@ def test_entry_point_may_name_an_object_of_a_module(site: Path) -> None:
         ("raise SystemExit('bye')", "SystemExit: bye"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        (
+            "import pytest; pytest.importorskip('no_such_module')",
+            "Skipped: could not import 'no_such_module'",
+        ),
+        ("raise type('Mine', (BaseException,), {})('\\x1b[2J')", r"Mine: \x1b[2J"),
     ],
 )
 def test_plugin_that_cannot_be_imported_fails_alone(site: Path, module: str, reason: str) -> None:
@@ -86,6 +95,87 @@ def test_distribution_found_twice_counts_once(site: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(site / "second")
     monkeypatch.syspath_prepend(site / "first")
     assert [(plugin.name, plugin.version) for plugin in load_plugins(GROUP)] == [("Twice.Dist:e", "2.0")]
+
+
+def test_interrupted_import_is_the_users(site: Path) -> None:
+    install(site, "interrupted-dist", "e = interrupted_dist_module", module="raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_plugins(GROUP)
+
+
+def test_what_pip_leaves_behind_is_not_installed(site: Path) -> None:
+    install(site, "real-dist", "e = real_dist_module", version="2.0")
+    left = site / "~eal_dist-1.0.dist-info"
+    left.mkdir()
+    for file in (site / "real_dist-2.0.dist-info").iterdir():
+        (left / file.name).write_bytes(file.read_bytes())
+    (site / "~al_dist-1.0.dist-info").mkdir()
+    assert [(plugin.name, plugin.version) for plugin in load_plugins(GROUP)] == [("real-dist:e", "2.0")]
+
+
+UNREADABLE = {
+    "no METADATA": lambda info: (info / "METADATA").unlink(),
+    "METADATA without a name": lambda info: (info / "METADATA").write_text("Version: 1.0\n"),
+    "METADATA of another encoding": lambda info: (info / "METADATA").write_bytes(b"Name: caf\xe9\n"),
+    "entry points of another encoding": lambda info: (info / "entry_points.txt").write_bytes(b"\xff\xfe[\0"),
+    "entry points without a value": lambda info: (info / "entry_points.txt").write_text(
+        f"[{GROUP}]\nalone\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", UNREADABLE.values(), ids=UNREADABLE)
+def test_distribution_of_unreadable_metadata_is_named_and_skipped(
+    site: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
+) -> None:
+    install(site / "first", "Hurt.Dist", "e = hurt_dist_module", version="1.0")
+    install(site / "second", "whole-dist", "e = whole_dist_module")
+    for folder in ("second", "first"):
+        monkeypatch.syspath_prepend(site / folder)
+    damage(site / "first" / "Hurt.Dist-1.0.dist-info")
+    found = outcome()
+    assert list(found) == ["Hurt.Dist:Hurt.Dist-1.0.dist-info", "whole-dist:e"]
+    status, reason = found.pop("Hurt.Dist:Hurt.Dist-1.0.dist-info")
+    assert (status, reason.split(": ")[0]) == (
+        "failed",
+        "the metadata of 'Hurt.Dist-1.0.dist-info' cannot be read",
+    )
+    assert found == {"whole-dist:e": ("active", "")}
+    monkeypatch.setenv(DISABLE_VARIABLE, "hurt-dist")
+    assert outcome()["Hurt.Dist:Hurt.Dist-1.0.dist-info"] == ("disabled", f"named in {DISABLE_VARIABLE}")
+    monkeypatch.delenv(DISABLE_VARIABLE)
+    install(site / "second", "hurt-dist", "e = hurt_dist_module", version="2.0")
+    importlib.invalidate_caches()
+    assert outcome()["hurt-dist:e"] == ("active", ""), "of one name, the first that can be read counts"
+
+
+def test_missing_metadata_of_others_are_of_no_interest(site: Path) -> None:
+    (site / "only_a_record-1.0.dist-info").mkdir()
+    (site / "only_a_record-1.0.dist-info" / "RECORD").touch()
+    assert outcome() == {}
+
+
+def test_finder_that_fails_is_named(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        def find_spec(self, *names: object) -> None:
+            return None
+
+        def find_distributions(self, context: object) -> Iterator[object]:
+            yield from ()
+            raise SystemExit("no licence")
+
+    install(site, "found-dist", "e = found_dist_module")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    reason = "the finder 'Finder' on sys.meta_path finds no distributions: SystemExit: no licence"
+    assert outcome() == {"Finder:sys.meta_path": ("failed", reason), "found-dist:e": ("active", "")}
+
+
+def test_two_entry_points_of_one_distribution_may_share_a_name(site: Path) -> None:
+    install(site, "twins-dist", "e = twins_dist_module:a\ne = twins_dist_module:b", module="a, b = 'ab'")
+    assert [(plugin.name, plugin.instance) for plugin in load_plugins(GROUP)] == [
+        ("twins-dist:e", "a"),
+        ("twins-dist:e=twins_dist_module:b", "b"),
+    ]
 
 
 def test_other_groups_are_not_touched(site: Path) -> None:

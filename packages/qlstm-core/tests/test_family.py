@@ -48,6 +48,18 @@ def test_three_layer_bidirectional_loop_equals_torch() -> None:
     torch.testing.assert_close(ours(x)[0], theirs(x)[0])
 
 
+def test_device_and_dtype_may_stand_where_torch_has_them() -> None:
+    for ours, theirs in ((LSTM, torch.nn.LSTM), (GRU, torch.nn.GRU)):
+        given = (3, 4, 2, False, True, 0.0, True, 0, "meta", torch.float64)
+        mine, its = ours(*given), theirs(*given)
+        assert {n: (p.shape, p.dtype, p.device) for n, p in mine.named_parameters()} == {
+            n: (p.shape, p.dtype, p.device) for n, p in its.named_parameters()
+        }
+        assert mine.batch_first
+        with pytest.raises(TypeError, match="positional arguments"):
+            ours(*given, "bwn")
+
+
 @pytest.mark.parametrize("arguments", [{"proj_size": 2}, {"hidden_size": 0}, {"dropout": 2}], ids=str)
 def test_gru_errors_are_torchs(arguments: dict[str, int]) -> None:
     everything = {"input_size": 3, "hidden_size": 4} | arguments

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +86,41 @@ def test_dropout_between_layers() -> None:
         expected = theirs.train(training)(x)[0]
         torch.testing.assert_close(ours.train(training)(x)[0], expected)
         torch.testing.assert_close(loop.train(training)(x)[0], expected)
+
+
+def single_layers(layer: LSTM, **options: Any) -> list[LSTM]:
+    """Return layers of one layer in one direction each, with the parameters of those of ``layer``."""
+    singles = []
+    for k, direction in layer._cells():
+        single = LSTM(layer._layer_input_size(k), layer.hidden_size, **options)
+        suffix = f"_l{k}{'_reverse' if direction else ''}"
+        for name, parameter in single.named_parameters():
+            parameter.data = layer.get_parameter(name.replace("_l0", suffix)).data
+        singles.append(single)
+    return singles
+
+
+@pytest.mark.parametrize("normalizer", [StepGain(), "none"])
+def test_dropout_falls_on_what_the_layers_hand_on_and_on_nothing_else(normalizer: Any) -> None:
+    torch.manual_seed(0)
+    layer = LoopLSTM(3, 40, 3, dropout=0.5, normalizer=normalizer)
+    x = torch.randn(5, 2, 3)
+    first, second, third = single_layers(layer, normalizer=normalizer)
+    torch.manual_seed(1)
+    y, _ = layer(x)
+    torch.manual_seed(1)
+    hidden = torch.nn.functional.dropout(first(x)[0], 0.5)
+    hidden = torch.nn.functional.dropout(second(hidden)[0], 0.5)
+    torch.testing.assert_close(y, third(hidden)[0])
+
+
+def test_in_reverse_steps_count_from_the_end() -> None:
+    torch.manual_seed(0)
+    layer = LSTM(3, 4, bidirectional=True, normalizer=WithCell())
+    forward, backward = single_layers(layer, normalizer=WithCell())
+    x = torch.randn(5, 2, 3)
+    expected = torch.cat([forward(x)[0], backward(x.flip(0))[0].flip(0)], -1)
+    torch.testing.assert_close(layer(x)[0], expected)
 
 
 @settings(max_examples=20)

@@ -119,6 +119,18 @@ def leave() -> None:
     raise SystemExit(3)
 
 
+def stop_half_way() -> Iterator[QuantizerSpec]:
+    yield quantizer("lost")
+    raise GeneratorExit
+
+
+class Pretender(QuantizerSpec):
+    """A spec that was never initialised."""
+
+    def __init__(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("hook", "reason"),
     [
@@ -143,6 +155,13 @@ def leave() -> None:
         ),
         (broken_generator, "qlstm_quantizers raised RuntimeError: half-way through"),
         (leave, "qlstm_quantizers raised SystemExit: 3"),
+        (lambda: pytest.skip("no GPU"), "qlstm_quantizers raised Skipped: no GPU"),
+        (stop_half_way, "qlstm_quantizers raised GeneratorExit"),
+        (lambda: [Pretender()], "qlstm_quantizers raised AttributeError: "),
+        (
+            lambda: [quantizer("x", summary="clears\x1b[2J")],
+            "qlstm_quantizers raised ValueError: QuantizerSpec 'x': summary must be one non-empty printable",
+        ),
     ],
 )
 def test_broken_hook_fails_alone(empty: Registry, hook: Callable[[], Any], reason: str) -> None:
@@ -252,6 +271,14 @@ def test_object_of_a_class_may_be_a_plugin(empty: Registry) -> None:
     assert record(empty, "Mine").provides == {"quantizer": ("sign",)}
 
 
+class Everything:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 1
+
+
 def unfitting(weight: int) -> None:
     """A hook implementation with an argument that the hook does not have."""
 
@@ -266,6 +293,8 @@ def unfitting(weight: int) -> None:
             r"PluginValidationError: .*weight.* can not be found in the hookspec",
         ),
         (plugin(qlstm_addhooks=lambda registry: 1 / 0), "ZeroDivisionError: division by zero"),
+        (plugin(qlstm_addhooks=lambda registry: pytest.skip("no GPU")), "Skipped: no GPU"),
+        (Everything(), "TypeError: it claims to equal anything"),
     ],
 )
 def test_plugin_that_cannot_be_registered_leaves_nothing(empty: Registry, bad: object, reason: str) -> None:
@@ -337,6 +366,24 @@ def test_entry_points_that_add_hooks_come_first(monkeypatch: pytest.MonkeyPatch)
         "cannot be registered: PluginValidationError: Plugin 'aaa:e' for hook 'qlstm_tasks'"
     )
     assert record(loaded, "bench:e").status == "active"
+
+
+def test_module_found_twice_is_one_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = quantizer_plugin(quantizer("sign"))
+    plugins = [Plugin(f"{name}:e", name, "1", instance=module) for name in ("first", "renamed")]
+    monkeypatch.setattr(MODULE, "load_plugins", lambda group: plugins)
+    assert [(found.name, found.status) for found in Registry().plugins()] == [("first:e", "active")]
+
+
+def test_module_that_registers_itself_when_imported_is_one_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, module = Registry(), quantizer_plugin(quantizer("sign"))
+
+    def load_plugins(group: str) -> list[Plugin]:
+        made.register(module, "by-itself")
+        return [Plugin("installed:e", "installed", "1", instance=module)]
+
+    monkeypatch.setattr(MODULE, "load_plugins", load_plugins)
+    assert [(found.name, found.status) for found in made.plugins()] == [("by-itself", "active")]
 
 
 def test_misspelt_hook_is_noted(empty: Registry) -> None:
@@ -417,19 +464,22 @@ def test_first_look_ups_of_many_threads_share_one_call(empty: Registry) -> None:
     assert calls == [1]
 
 
-def test_notify_calls_every_plugin_and_silences_one_that_raises(empty: Registry) -> None:
+@pytest.mark.parametrize("fault", [OSError("no space left"), GeneratorExit("no space left")])
+def test_notify_calls_every_plugin_and_silences_one_that_raises(
+    empty: Registry, fault: BaseException
+) -> None:
     steps: list[int] = []
     attempts: list[int] = []
 
     def failing(step: int) -> None:
         attempts.append(step)
-        raise OSError("no space left")
+        raise fault
 
     empty.register(bench(), "bench")
     empty.register(plugin(qlstm_run_logged=failing), "bad")
     empty.register(plugin(qlstm_run_logged=lambda step: steps.append(step)), "good")
     with pytest.warns(
-        PluginWarning, match=r"^failed plugin 'bad' of bad: qlstm_run_logged raised OSError: no space left$"
+        PluginWarning, match=r"^failed plugin 'bad' of bad: qlstm_run_logged raised \w+: no space left$"
     ):
         empty.notify("qlstm_run_logged", step=1)
     empty.notify("qlstm_run_logged", step=2)

@@ -50,6 +50,20 @@ def test_compiles_with_graph_breaks(family: str, normalizer: str) -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("family", ["lstm", "gru", "factorized", "grouped"])
+def test_exports_with_a_batch_of_any_size(family: str, tokens: bool) -> None:
+    """By torch's own operator and by the readable loop, as torch.nn.LSTM does."""
+    torch.manual_seed(0)
+    normalizer = "none" if family == "lstm" else StepGain()
+    layer = FAMILY[family](quantizer=Sign(), normalizer=normalizer).eval()
+    x = torch.randint(4, (2, 3)) if tokens else torch.randn(2, 3, 4)
+    exported = torch.export.export(layer, (x,), dynamic_shapes=({1: torch.export.Dim("batch")},)).module()
+    for batch in (2, 7):
+        other = torch.randint(4, (2, batch)) if tokens else torch.randn(2, batch, 4)
+        torch.testing.assert_close(exported(other)[0], layer(other)[0])
+
+
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("family", FAMILY)
 def test_autocast_keeps_close_to_full_precision(family: str, normalizer: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qlstm_core import LSTM, Normalizer
+from qlstm_core import GRU, LSTM, Normalizer, Quantizer, readable_loop, straight_through
+from qlstm_core.packed.recurrent import pack
 from qlstm_norm import BatchSeparate, BatchShared, LayerNorm, RMSNorm, WeightNorm
 
 shapes = st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(2, 7))
@@ -192,3 +194,101 @@ def test_evaluation_uses_and_keeps_running_statistics() -> None:
     torch.testing.assert_close(together[:, :1], alone)
     for name, value in layer.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("build", "documented"),
+    [
+        (LayerNorm, {"gain": 1.0, "eps": 1e-5, "cell": False}),
+        (RMSNorm, {"gain": 1.0, "eps": 1e-5, "cell": False}),
+        (BatchShared, {"gain": 0.1, "eps": 1e-5, "momentum": 0.1, "cell": False, "steps": 1}),
+        (BatchSeparate, {"gain": 0.1, "eps": 1e-5, "momentum": 0.1, "cell": False, "steps": 100}),
+    ],
+)
+def test_documented_defaults(build: type[Normalizer], documented: dict[str, float]) -> None:
+    norm = build()
+    norm.prepare(torch.randn(2, 3, 4))
+    assert torch.equal(norm.gain.detach(), torch.full((2, 3), documented["gain"]))
+    for name in documented.keys() - {"gain"}:
+        assert getattr(norm, name) == documented[name]
+    if build in (BatchShared, BatchSeparate):
+        assert norm.running_mean.shape == norm.running_var.shape == (documented["steps"], 2, 3)
+    else:
+        shown = norm(torch.tensor([[[3.0, 4.0, 5.0], [1.0, 0.0, 0.0]]]), 0)[0, 0, 2].item()
+        expected = 1 / math.sqrt(2 / 3 + 1e-5) if build is LayerNorm else 5 / math.sqrt(50 / 3 + 1e-5)
+        assert shown == pytest.approx(expected, rel=1e-6)
+
+
+class Binary(Quantizer):
+    """Signs times their mean magnitude."""
+
+    bits, scales = 1, 1
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        scale = weight.detach().abs().mean((1, 2), keepdim=True)
+        return straight_through(weight, torch.where(weight < 0, -scale, scale))
+
+
+class NoRows(Binary):
+    """The same, but that every third row is zero, as ternary ones may be."""
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        kept = (torch.arange(weight.shape[1]) % 3 > 0).to(weight).unsqueeze(-1)
+        return straight_through(weight, super().forward(weight).detach() * kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("hidden", [7, 100])
+def test_a_constant_row_normalises_to_exactly_zero(hidden: int, dtype: torch.dtype) -> None:
+    """With all units alike every gate is constant, and so is the cell state: normalised, all are 0."""
+    torch.manual_seed(0)
+    layer = LSTM(3, hidden, quantizer=Binary(), normalizer="layer:cell=true", dtype=dtype).eval()
+    with torch.no_grad():
+        for weight in (layer.weight_ih_l0, layer.weight_hh_l0):
+            weight.copy_(weight.view(4, hidden, -1)[:, :1].expand(4, hidden, -1).reshape(weight.shape))
+        layer.bias_ih_l0.copy_(torch.tensor([0.3, 0.9, 0.7, 0.1], dtype=dtype).repeat_interleave(hidden))
+    x = torch.randn(20, 16, 3, dtype=dtype)
+    assert layer.routes()[0].kind == "fused"
+    with torch.no_grad():
+        assert (layer(x)[0] == 0).all()
+        with readable_loop():
+            assert (layer(x)[0] == 0).all()
+    assert (pack(layer)(x.float())[0] == 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:RNN module weights")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["layer", "rms", "rms:eps=1e-9", "weight", "batch-shared", "batch-separate"])
+@pytest.mark.parametrize("family", [LSTM, GRU])
+def test_half_precision_stays_finite_and_close(family: type, name: str, dtype: torch.dtype) -> None:
+    """From a state of zeros on, whose square, and eps, half precision cannot tell from 0."""
+    torch.manual_seed(0)
+    layer = family(4, 6, quantizer=NoRows(), normalizer=name)
+    if name.startswith("batch"):
+        layer.train()
+    x = torch.randn(4, 5, 4)
+    expected = layer(x)[0]
+    gradients, mixed = [], expected
+    if name != "weight":  # which runs torch's own operator, whose half precision not every processor has
+        with torch.autocast("cpu", dtype):
+            mixed = layer(x)[0]
+            mixed.float().square().sum().backward()
+        gradients = [p.grad for p in layer.parameters()]
+    half = copy.deepcopy(layer).to(dtype)
+    y = half(x.to(dtype))[0]
+    y.float().square().sum().backward()
+    gradients += [p.grad for p in half.parameters()]
+    assert y.dtype == dtype
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    if not name.startswith("rms:"):
+        for output in (mixed, y):
+            torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("bits", ["uniform:bits=4", "alternating:bits=2", "twn"])
+def test_a_layer_in_half_precision_packs_as_it_is(bits: str) -> None:
+    torch.manual_seed(0)
+    layer = LSTM(4, 16, quantizer=bits, normalizer="weight").bfloat16().eval()
+    x = torch.randn(5, 3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(pack(layer)(x)[0], layer(x.bfloat16())[0].float(), rtol=0, atol=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import numpy as np
@@ -121,6 +122,8 @@ def test_lat_ends_on_weights_made_to_keep_it_going() -> None:
     assert mean_of_kept < alpha
 
 
-def test_moments_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"curvature must have the weight's shape \(2, 3, 4\), got \(2, 3\)"):
-        LAB()(torch.randn(2, 3, 4), torch.ones(2, 3))
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3, 4)])
+def test_moments_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    wanted = f"curvature must have the weight's shape (2, 3, 4), got {shape}"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        LAB()(torch.randn(2, 3, 4), torch.ones(shape))

@@ -121,3 +121,14 @@ def test_lsq_says_when_it_is_not_prepared_or_prepared_for_another_weight() -> No
         ValueError, match=r"prepared for steps of shape \(4, 3\), but this weight needs \(4, 5\)"
     ):
         quantizer(torch.randn(4, 5, 2))
+
+
+def test_learned_step_on_the_bound_is_outside() -> None:
+    """At |w/s| = Q exactly no gradient reaches the weight, and the step has ±Q; all numbers are exact."""
+    quantizer = LSQ(bits=3)  # Q = 3
+    weight = torch.tensor([[[0.75, -0.75, 0.5, 1.0]]], requires_grad=True)
+    quantizer.prepare(weight)
+    quantizer.step.data.fill_(0.25)
+    quantizer(weight).backward(torch.tensor([[[1.0, 10.0, 100.0, 1000.0]]]))
+    assert weight.grad.tolist() == [[[0.0, 0.0, 100.0, 0.0]]]
+    torch.testing.assert_close(quantizer.step.grad, torch.tensor([[3 * (1 - 10 + 1000) / 12**0.5]]))

@@ -50,7 +50,7 @@ def make_layer(
         )
     except PluginError:
         raise
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: torch has no memory for these sizes
         raise ConfigError(
             f"{config.cell} of hidden {config.hidden} on {input_size} inputs: {error}"
         ) from error

@@ -142,8 +142,16 @@ class RunConfig(BaseModel):
         Args:
             dataset_sha256: stands for the data instead of its name, which may be a path.
         """
-        settings = self.model_dump(exclude={"data", *_NOT_PART_OF_THE_RESULT}) | {"sha256": dataset_sha256}
+        settings = self.deciding(dataset_sha256)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+    def deciding(self, dataset_sha256: str) -> dict[str, Any]:
+        """Return what decides the result: the settings that :meth:`identity` looks at, by name.
+
+        Args:
+            dataset_sha256: stands for the data instead of its name.
+        """
+        return self.model_dump(exclude={"data", *_NOT_PART_OF_THE_RESULT}) | {"sha256": dataset_sha256}
 
     def to_yaml(self) -> str:
         """Return the settings as YAML, one per line."""

@@ -51,7 +51,7 @@ class Result(BaseModel):
         device: where.
         versions: of Python, PyTorch, NumPy and every plugin.
         git_commit: of the repository around the working directory, if any.
-        wall_s: seconds, over all sessions.
+        wall_s: seconds of training, over all sessions; without those that loggers and other hooks take.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
-import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -26,6 +29,20 @@ from qlstm_bench.results import Result
 
 _ROW = TypeAdapter(dict[str, float], config=ConfigDict(ser_json_inf_nan="strings"))
 """A line of metrics.jsonl: standard JSON has no infinity, so that it is written as a string."""
+
+T = TypeVar("T")
+
+_LOGS = ("metrics.jsonl", "gradients.jsonl")
+"""Files that grow line by line."""
+
+_STATE = "checkpoint/state.pt"
+_WHOLE = ("config.yaml", "result.json", "model.safetensors", _STATE)
+"""Files that are replaced whole."""
+
+_CHECKPOINT = b"qlstm checkpoint 1, sha256 "
+"""A checkpoint begins with this, the digest of the rest, and a line feed."""
+
+_AGAIN = "--force trains the run from the start"
 
 FINISHED = ("completed", "diverged")
 """The statuses of a run that is not repeated."""
@@ -52,6 +69,8 @@ class Run:
     ==================  =====================================================================================
 
     Files are replaced whole, except ``metrics.jsonl``, which grows line by line; a torn last line is ignored.
+    The checkpoint and the model hold digests of themselves, and the checkpoint one of the lines before it:
+    what was altered is refused.
 
     Args:
         directory: where.
@@ -74,6 +93,7 @@ class Run:
         Raises:
             RunError: settings that are missing or damaged.
         """
+        directory = Path(directory)
         try:
             return cls(directory, RunConfig.from_yaml(directory / "config.yaml"))
         except ConfigError as error:
@@ -102,14 +122,15 @@ class Run:
                 ) from None
         with held:
             with _refusals_named(self.directory):
-                for leftover in self.directory.rglob("*.tmp"):
-                    leftover.unlink()
+                for name in (*_WHOLE, *_LOGS):
+                    for leftover in _drafts(self.directory / name):
+                        leftover.unlink()
             yield
 
     def clear(self) -> None:
         """Forget everything that an earlier training left."""
         with _refusals_named(self.directory):
-            for name in ("result.json", "metrics.jsonl", "model.safetensors"):
+            for name in ("result.json", "model.safetensors", *_LOGS):
                 (self.directory / name).unlink(missing_ok=True)
             shutil.rmtree(self.directory / "checkpoint", ignore_errors=True)
 
@@ -131,12 +152,12 @@ class Run:
         try:
             return Result.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise RunError(f"{path}: cannot be read: {error}") from error
+            raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise RunError(
-                f"{path}: not the result of a run: {where + ': ' if where else ''}{first['msg']}"
+                f"{path}: not the result of a run: {where + ': ' if where else ''}{first['msg']}; {_AGAIN}"
             ) from error
 
     def write_result(self, result: Result) -> None:
@@ -145,25 +166,12 @@ class Run:
             replace_file(self.directory / "result.json", result.model_dump_json(indent=2).encode())
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return the lines of metrics.jsonl, each with its ``step``; a torn one is left out.
+        """Return the lines of metrics.jsonl, each with its ``step``; a torn last one is left out.
 
         Raises:
-            RunError: a file that cannot be read.
+            RunError: a file that cannot be read, or a damaged line.
         """
-        path = self.directory / "metrics.jsonl"
-        if not path.exists():
-            return []
-        rows = []
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
-        for line in content.splitlines(keepends=True):
-            with suppress(ValidationError):
-                row = _ROW.validate_json(line)
-                if line.endswith(b"\n") and "step" in row:
-                    rows.append(row)
-        return rows
+        return read_lines(self.directory / "metrics.jsonl", _read_row)
 
     def last_logged_step(self) -> int:
         """Return the step of the last line of metrics.jsonl; 0 where there is none."""
@@ -183,53 +191,160 @@ class Run:
             if file.write(line + b"\n") <= len(line):  # the last bytes of a disk that is full now
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def rewrite(self, name: str, lines: Sequence[bytes]) -> None:
-        """Write a file of lines anew, whole or not at all; without lines there is no such file.
+    def rewind(self, checkpoint: Mapping[str, Any] | None) -> None:
+        """Drop what was logged after a checkpoint: the training goes on from there.
+
+        Args:
+            checkpoint: from :meth:`load_checkpoint`; ``None``: the training begins, and nothing was logged.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: what was logged before it was altered since.
         """
-        with _refusals_named(self.directory):
-            if lines:
-                replace_file(self.directory / name, b"".join(line + b"\n" for line in lines))
-            else:
-                (self.directory / name).unlink(missing_ok=True)
-
-    def rewind_metrics(self, step: int) -> None:
-        """Drop what was logged after ``step``: the training goes on from there."""
-        self.rewrite("metrics.jsonl", [_ROW.dump_json(row) for row in self.metrics() if row["step"] <= step])
+        logged = {} if checkpoint is None else checkpoint["logs"]
+        for name in _LOGS:
+            path = self.directory / name
+            size, digest = logged.get(name, (0, None))
+            with _refusals_named(self.directory):
+                if not size:
+                    path.unlink(missing_ok=True)
+                    continue
+                content = path.read_bytes() if path.exists() else b""
+                kept = content[:size]
+                if hashlib.sha256(kept).hexdigest() != digest:
+                    raise RunError(
+                        f"{path}: altered: its lines are not those before the checkpoint; {_AGAIN}"
+                    )
+                if kept != content:
+                    replace_file(path, kept)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint: tensors and plain Python values, in nested dicts, lists and tuples."""
-        directory = self.directory / "checkpoint"
+        """Write the checkpoint: tensors and plain Python values, in nested dicts, lists and tuples.
+
+        Digests of what was logged so far are added, as ``logs``.
+        """
+        path = self.directory / _STATE
+        # torch.save() into a file hides a full disk behind an error of its own.
+        buffer = io.BytesIO()
         with _refusals_named(self.directory):
-            directory.mkdir(exist_ok=True)
-            replace_file(directory / "state.pt", lambda file: torch.save(dict(state), file))
+            torch.save({**state, "logs": self._log_digests()}, buffer)
+            path.parent.mkdir(exist_ok=True)
+            digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+            replace_file(path, _CHECKPOINT + digest.encode() + b"\n", buffer.getbuffer())
+
+    def _log_digests(self) -> dict[str, tuple[int, str]]:
+        found = {}
+        for name in _LOGS:
+            path = self.directory / name
+            if path.exists():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())  # a power cut must not leave a checkpoint without its lines
+                    content = file.read()
+                found[name] = (len(content), hashlib.sha256(content).hexdigest())
+        return found
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the checkpoint, with tensors on the CPU, or ``None`` where there is none.
 
         Raises:
-            RunError: a damaged file.
+            RunError: a file that cannot be read, is damaged, or was altered.
         """
-        path = self.directory / "checkpoint" / "state.pt"
+        path = self.directory / _STATE
         if not path.exists():
             return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(
-                f"{path}: cannot be read: {reason}; --force trains the run from the start"
-            ) from error
+        with self.checkpoint_read():
+            head, _, content = path.read_bytes().partition(b"\n")
+            if head != _CHECKPOINT + hashlib.sha256(content).hexdigest().encode():
+                raise ValueError(
+                    "truncated, altered, or of another version: the content is not that of its digest"
+                )
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return state
+
+    @contextmanager
+    def checkpoint_read(self) -> Iterator[None]:
+        """Turn whatever goes wrong while the checkpoint is read into one line that says the way out."""
+        try:
+            yield
+        except RunError:
+            raise
+        except Exception as error:
+            lines = str(getattr(error, "strerror", None) or error).splitlines()
+            reason = lines[0] if lines and isinstance(error, ValueError | OSError) else _name(error)
+            raise RunError(f"{self.directory / _STATE}: cannot be read: {reason}; {_AGAIN}") from error
 
     def save_model(self, state_dict: Mapping[str, Tensor]) -> None:
         """Write model.safetensors."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-        metadata = {"config": self.config.model_dump_json()}
+        config = self.config.model_dump_json()
+        metadata = {"config": config, "sha256": _model_digest(config, tensors)}
         with _refusals_named(self.directory):
             replace_file(self.directory / "model.safetensors", to_safetensors(tensors, metadata=metadata))
+
+
+def load_model(path: Path) -> tuple[RunConfig, dict[str, Tensor]]:
+    """Return the settings and the parameters and buffers that :meth:`Run.save_model` wrote.
+
+    Raises:
+        RunError: a file that cannot be read, is damaged, was altered, or was not written by a run.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = RunConfig.model_validate_json(metadata.get("config", ""))
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{path}: not the model of a run: {reason}") from error
+    if metadata.get("sha256") != _model_digest(metadata["config"], tensors):
+        raise RunError(f"{path}: altered: the content is not that of its digest; {_AGAIN}")
+    return config, tensors
+
+
+def _model_digest(config: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(config.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_lines(path: Path, parse: Callable[[bytes], T]) -> list[T]:
+    """Return the lines of a file that grows line by line, parsed; none where there is no such file.
+
+    A last line that lacks its end, as a killed run leaves it, is left out.
+
+    Args:
+        path: the file.
+        parse: takes a line; raises ``ValueError`` where it is damaged.
+
+    Raises:
+        RunError: a file that cannot be read, or a damaged line.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
+    lines = content.split(b"\n")[:-1]
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(parse(line))
+        except ValueError as error:
+            raise RunError(f"{path}: line {number} is damaged; {_AGAIN}") from error
+    return parsed
+
+
+def _read_row(line: bytes) -> dict[str, float]:
+    row = _ROW.validate_json(line)
+    if "step" not in row:
+        raise ValueError("no step")
+    return row
+
+
+def _name(error: BaseException) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
 
 
 @contextmanager
@@ -260,22 +375,27 @@ def check_writable(out: Path) -> None:
         ) from error
 
 
-def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+def replace_file(path: Path, *content: bytes | memoryview) -> None:
     """Write a file so that a reader sees either the old content or the new, even after a crash.
 
     Args:
         path: in a directory that exists.
-        content: the bytes, or a function that writes them to an open file.
+        content: its bytes, in parts.
     """
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with draft.open("wb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                content(file)
+            for part in content:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _drafts(path: Path) -> list[Path]:
+    """Return what :func:`replace_file` left of a file when it was killed."""
+    mine = re.compile(re.escape(path.name) + r"\.\d+\.tmp")
+    found = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [draft for draft in found if mine.fullmatch(draft.name) and not draft.is_dir()]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import seed_everything
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.loggers import check_installed
+from qlstm_bench.errors import BenchError
+from qlstm_bench.loggers import check_loggers
 from qlstm_bench.optimization import check_curvature, make_optimizer
 from qlstm_bench.parallel import Team, launched_processes, make_fabric
 from qlstm_bench.results import Result
@@ -19,6 +22,60 @@ from qlstm_bench.runs import FINISHED, Run, RunError, check_writable
 from qlstm_bench.tasks import Task, tasks_of
 from qlstm_bench.training import Listener, Training
 from qlstm_core.plugins import registry
+
+
+class _Turn:
+    """Whose turn it is to train in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._busy = False
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Wait until no other thread trains.
+
+        Raises:
+            RunError: this thread does so already: a hook or a listener called :func:`train`.
+        """
+        with self._lock:
+            if self._busy:
+                raise RunError(
+                    "a training cannot start another one from within: both would draw from the same random "
+                    "generators; start it when the first has returned, or in a process of its own"
+                )
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
+
+
+_turn = _Turn()
+
+
+_NO_MEMORY = (
+    "not enough memory",
+    "allocate memory",
+    "calculation overflowed",
+    "Overflow when unpacking long",
+)
+"""What PyTorch says on a CPU, in errors that have no type of their own."""
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Turn memory that cannot be had into an error of one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not typed and not any(sign in reason for sign in _NO_MEMORY):
+            raise
+        raise BenchError(
+            f"not enough memory: {reason}; smaller hidden, layers, batch or unroll need less"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -68,13 +125,17 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
 
 
 def train(
-    settings: Mapping[str, Any], out: Path, *, force: bool = False, listen: Listener | None = None
+    settings: Mapping[str, Any], out: Path | str, *, force: bool = False, listen: Listener | None = None
 ) -> Outcome:
     """Train a run to its end and return its result; go on from its checkpoint where there is one.
 
     Training stops at the first loss or gradient norm that is not finite: the run has then ``diverged``, which
     is a result like any other. Processes that torchrun started together train one run: each calls this, the
     first writes, and all return its result.
+
+    PyTorch's random generators belong to the process: trainings that several threads start in one process
+    take turns, and each has the numbers that it has alone. For several at a time, start processes, as
+    ``qlstm-bench sweep`` does.
 
     Args:
         settings: fields of :class:`qlstm_bench.config.RunConfig`; ``data`` may also be an object that the
@@ -86,9 +147,14 @@ def train(
     Raises:
         ConfigError, PluginError, DataError, RunError: before any training.
     """
+    with _turn.taken(), _memory_named():
+        return _train(settings, Path(out), force, listen)
+
+
+def _train(settings: Mapping[str, Any], out: Path, force: bool, listen: Listener | None) -> Outcome:
     check_writable(out)
     config, task = resolve(settings)
-    check_installed(config.log)
+    check_loggers(config.log, out)
     task.prepare(config)
     fabric = make_fabric(config)
     seed_everything(config.seed, verbose=False)
@@ -107,7 +173,8 @@ def train(
         training = Training(fabric, team, task, model, optimizer, run, listen)
         training.restore()
         if team.leader:
-            registry.notify("qlstm_run_started", run=run)
+            with training.off_the_clock():
+                registry.notify("qlstm_run_started", run=run)
         try:
             result = training.loop()
         except Exception as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -68,7 +69,7 @@ class Training:
         self.module = model
         self.model, self.optimizer = fabric.setup(model, optimizer)
         if any(module.needs_curvature for module in model.modules() if isinstance(module, Quantizer)):
-            track_curvature(model, optimizer)  # after fabric has moved the model: it holds on to its buffers
+            track_curvature(model, optimizer)
         self.schedule = Schedule(self.config, optimizer, task.higher_is_better)
         self.average = averaged(model, self.config.average) if self.config.average else None
         self.best: dict[str, Any] | None = None
@@ -85,26 +86,41 @@ class Training:
         self.started = self.saved = time.monotonic()
 
     def restore(self) -> None:
-        """Go back to the checkpoint, if there is one, and forget what was logged after it."""
+        """Go back to the checkpoint, if there is one, and forget what was logged after it.
+
+        Raises:
+            RunError: a checkpoint that is damaged or of another run, or lines before it that were altered.
+        """
         state = self.team.tell(self.run.load_checkpoint() if self.team.leader else None)
         if state is not None:
-            self.module.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.best = state["best"]
-            self.step, self.diverged_at = state["step"], state["diverged_at"]
-            self.stopped_at = state["stopped_at"]
-            self.carried = self.fabric.to_device(self.team.share(state["carried"]))
-            self.tally = Tally(**state["tally"])
-            self.seconds_before = state["seconds"]
-            restore_random_state(state["random"][self.team.rank])
+            with self.run.checkpoint_read():
+                self._restore(state)
         elif self.team.rank:
             torch.manual_seed(self.config.seed + self.team.rank)  # dropout and samples of its own
         if self.team.leader:
-            self.run.rewind_metrics(self.step)
+            with self.run.checkpoint_read():
+                self.run.rewind(state)
             self.recorder.restore(self.step, self.module)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        settings = self.config.deciding(self.task.dataset_sha256)
+        for name, value in settings.items():
+            if state["settings"].get(name) != value:
+                there = state["settings"].get(name)
+                raise ValueError(f"of another run: its {name} is {there!r}, and here it is {value!r}")
+        _check_counters(state, self.steps)
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.best = state["best"]
+        self.step, self.diverged_at = state["step"], state["diverged_at"]
+        self.stopped_at = state["stopped_at"]
+        self.carried = self.fabric.to_device(self.team.share(state["carried"]))
+        self.tally = Tally(**state["tally"])
+        self.seconds_before = state["seconds"]
+        restore_random_state(state["random"][self.team.rank])
 
     def checkpoint(self) -> None:
         """Save all that decides how the training goes on."""
@@ -112,6 +128,7 @@ class Training:
         if self.team.leader:
             self.run.save_checkpoint(
                 {
+                    "settings": self.config.deciding(self.task.dataset_sha256),
                     "model": self.module.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "schedule": self.schedule.state_dict(),
@@ -130,8 +147,17 @@ class Training:
 
     @property
     def seconds(self) -> float:
-        """Wall time, over all sessions."""
+        """Wall time of training, over all sessions."""
         return self.seconds_before + time.monotonic() - self.started
+
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """Keep what others do with the figures, and how long they take, out of :attr:`seconds`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.started += time.monotonic() - began
 
     def loop(self) -> Result:
         """Train to the end, until patience is at its end, or to divergence; return the result."""
@@ -141,8 +167,10 @@ class Training:
             if self.team.leader:
                 if figures:
                     self.run.log({"step": self.step, **figures})
-                    registry.notify("qlstm_run_logged", run=self.run, step=self.step, metrics=figures)
-                self.listen(self.step, self.steps, figures)
+                with self.off_the_clock():
+                    if figures:
+                        registry.notify("qlstm_run_logged", run=self.run, step=self.step, metrics=figures)
+                    self.listen(self.step, self.steps, figures)
             if self.ended or self.checkpoint_due:
                 self.checkpoint()
         if self.best is not None and self.diverged_at is None:
@@ -154,7 +182,7 @@ class Training:
     @property
     def ended(self) -> bool:
         """Whether there is nothing more to train."""
-        return self.step == self.steps or self.diverged_at is not None or self.stopped_at is not None
+        return self.step >= self.steps or self.diverged_at is not None or self.stopped_at is not None
 
     @property
     def evaluated(self) -> torch.nn.Module:
@@ -294,3 +322,26 @@ class Training:
             git_commit=provenance.git_commit(),
             wall_s=round(self.seconds, 3),
         )
+
+
+def _check_counters(state: Mapping[str, Any], steps: int) -> None:
+    """Check the numbers of a checkpoint that a training counts on with.
+
+    Raises:
+        ValueError: one that no training of so many steps can have.
+    """
+    step = state["step"]
+    limits = {
+        "step": (step, 1, steps),
+        "tally.steps": (state["tally"]["steps"], 0, step),
+        "tally.clipped": (state["tally"]["clipped"], 0, state["tally"]["steps"]),
+        "schedule.stalled": (state["schedule"]["stalled"], 0, step),
+    }
+    for name, (value, least, most) in limits.items():
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"its {name} is {value!r}: expected a number from {least} to {most}")
+    for name in ("diverged_at", "stopped_at"):
+        if state[name] not in (None, step):
+            raise ValueError(f"its {name} is {state[name]!r}: expected none, or its step, {step}")
+    if not 0 <= state["seconds"] < math.inf:
+        raise ValueError(f"its seconds are {state['seconds']!r}: expected a number from 0")

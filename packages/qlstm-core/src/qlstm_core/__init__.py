@@ -47,7 +47,9 @@ _PACKED = frozenset({"PackedGRU", "PackedLSTM", "load_packed", "pack"})
 def __getattr__(name: str) -> Any:
     # Numba, which packed inference needs, costs as much time to import as all the rest.
     if name in _PACKED:
-        from qlstm_core.packed import recurrent
-
+        try:
+            from qlstm_core.packed import recurrent
+        except ImportError as error:
+            raise ImportError(f"packed networks need Numba, which cannot be imported: {error}") from error
         return getattr(recurrent, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

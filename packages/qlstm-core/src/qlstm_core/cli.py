@@ -12,13 +12,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qlstm_core import terminal
+from qlstm_core import __version__, terminal
 from qlstm_core.plugins import PluginError, PluginRecord, PluginWarning, registry
 from qlstm_core.plugins.discovery import unknown_disabled
 from qlstm_core.plugins.errors import suggest
+from qlstm_core.printable import printable
 
 if TYPE_CHECKING:
     from qlstm_core.packed.network import Network
@@ -115,7 +115,7 @@ class _InputError(Exception):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, without the usage."""
-        self.exit(2, f"qlstm: error: {message}\n")
+        self.exit(2, f"qlstm: error: {printable(message)}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,14 +142,18 @@ def _main(arguments: Sequence[str] | None) -> int:
             f"unknown argument {unknown[0]!r}{suggest(unknown[0], known)}; see `{asked.prog} --help`"
         )
     if options.version:
-        print(f"qlstm {version('qlstm-core')}")
+        print(f"qlstm {__version__}")
         return 0
     if options.command is None:
         parser.print_help()
         return 0
     try:
         code: int = options.run(options)
-    except (PluginError, _InputError) as error:
+    except (
+        PluginError,
+        _InputError,
+        ImportError,
+    ) as error:  # ImportError: Numba, beside a NumPy too new for it
         parser.error(str(error))
     return code
 
@@ -221,7 +225,7 @@ def _plugins(options: argparse.Namespace) -> int:
             }
             for record in records
         ]
-        document = {"format": 1, "qlstm_core": version("qlstm-core"), "plugins": plugins}
+        document = {"format": 1, "qlstm_core": __version__, "plugins": plugins}
         print(json.dumps(document, indent=2))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -254,7 +258,7 @@ def _warmup(options: argparse.Namespace) -> int:
     network, bits = _read(options.file)
     from qlstm_core.packed.warmup import warm
 
-    print(warm(network, options.activation_bits or bits, options.file))
+    print(warm(network, options.activation_bits or bits, printable(options.file)))
     return 0
 
 
@@ -267,6 +271,8 @@ def _read(path: str) -> tuple[Network, int]:
         raise _InputError(str(error)) from error
     except OSError as error:
         raise _InputError(f"{path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise _InputError(f"{path}: too large for the memory of this machine") from error
 
 
 def _table(records: Sequence[PluginRecord], width: int | None) -> list[str]:
@@ -276,14 +282,16 @@ def _table(records: Sequence[PluginRecord], width: int | None) -> list[str]:
         details = [f"{kind}: {', '.join(names)}" for kind, names in record.provides.items()]
         if record.reason:
             details.append(f"reason: {record.reason}")
-        rows.append((record.name, record.version or "-", record.status, details or ["-"]))
+        cells = printable(record.name), printable(record.version) or "-", record.status
+        rows.append((*cells, [printable(detail) for detail in details] or ["-"]))
     columns = [max(len(row[i]) for row in rows) for i in range(3)]
     indent = sum(columns) + 2 * len(columns)
     room = max(width - indent, 30) if width else None
     lines = []
     for name, release, status, details in rows:
-        cells = zip((name, release, status), columns, strict=True)
-        head = "".join(cell.ljust(column + 2) for cell, column in cells)
+        head = "".join(
+            cell.ljust(column + 2) for cell, column in zip((name, release, status), columns, strict=True)
+        )
         for detail in details:
             folded = (
                 textwrap.wrap(detail, room, subsequent_indent="  ", break_on_hyphens=False)

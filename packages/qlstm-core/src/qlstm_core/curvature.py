@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from qlstm_core.interfaces import Quantizer
 from qlstm_core.layers.stack import RecurrentLayer
+from qlstm_core.layers.weights import source_of
 
 _SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Names under which torch's optimizers keep them: Adam's family, RMSprop and Adadelta, Adagrad."""
@@ -22,6 +24,12 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
     buffers belong to the ``state_dict``, so that a resumed run and an evaluated model quantize as the
     training did.
 
+    Layers are followed wherever they go: to another device or dtype, through ``load_state_dict`` of model or
+    optimizer and ``add_param_group``. A copy of model or optimizer is not tracked, since torch copies no
+    hooks of an optimizer: call this again with the copies. Where parts of a model have optimizers of their
+    own, call it once for each part. For a weight that is computed (parametrised, pruned), the moments of the
+    parameter of its shape stand for its own.
+
     Args:
         model: a module with recurrent layers, or one of them.
         optimizer: holds their weights.
@@ -31,45 +39,55 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
 
     Raises:
         ValueError: no layer of ``model`` has a quantizer that needs curvature, or the optimizer does not hold
-            the weight of one that does.
+            the weight of one that does; in a later step, no longer, because another has taken its place.
         TypeError: an optimizer that keeps no second moment (SGD, for example), at once where it shows before
             the first step, else in that step.
 
     Source: Hou, Yao and Kwok 2017, "Loss-aware binarization of deep networks", arXiv:1611.01600, section 3.2.
     """
-    weights = _tracked(model)
-    if not weights:
+    tracked = _tracked(model)
+    if not tracked:
         raise ValueError("no quantizer of this model needs second moments: track_curvature has nothing to do")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, weight, _ in weights:
-        if id(weight) not in held:
+    for name, layer, key in tracked:
+        if not _holds(optimizer, source_of(layer, f"weight_{key}")):
             raise ValueError(f"the optimizer does not hold {name}, whose quantizer needs its second moments")
     if isinstance(optimizer, torch.optim.SGD | torch.optim.ASGD | torch.optim.Rprop | torch.optim.LBFGS):
         raise TypeError(_no_moments(optimizer))
 
     def update(stepped: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for _, weight, curvature in weights:
+        for name, layer, key in tracked:
+            # Looked up at each step: moving a module replaces its buffers, loading one maybe its weights.
+            weight = source_of(layer, f"weight_{key}")
             state = stepped.state.get(weight)
             if not state:
+                if not _holds(stepped, weight):
+                    raise ValueError(
+                        f"the optimizer no longer holds {name}: another parameter has taken its place "
+                        "(as with load_state_dict(assign=True)), which no step will change; "
+                        "make the optimizer anew, then call track_curvature"
+                    )
                 continue  # no gradient reached it yet
             moment = next((state[name] for name in _SECOND_MOMENTS if name in state), None)
             if moment is None:
                 raise TypeError(_no_moments(stepped))
-            curvature.copy_(moment)
+            layer.get_buffer(f"curvature_{key}").copy_(moment)
 
     return optimizer.register_step_post_hook(update)
 
 
-def _tracked(model: nn.Module) -> list[tuple[str, nn.Parameter, Tensor]]:
-    """Return name, weight and curvature buffer of every weight whose quantizer needs curvature."""
-    found = []
-    for prefix, module in model.named_modules():
-        if isinstance(module, RecurrentLayer):
-            for name, buffer in module.named_buffers(recurse=False):
-                if name.startswith("curvature_"):
-                    weight = "weight_" + name.removeprefix("curvature_")
-                    found.append((f"{prefix}.{weight}".lstrip("."), module.get_parameter(weight), buffer))
-    return found
+def _tracked(model: nn.Module) -> list[tuple[str, RecurrentLayer, str]]:
+    """Return name, layer and key of every weight whose quantizer needs curvature."""
+    return [
+        (f"{prefix}.weight_{key}".lstrip("."), module, key)
+        for prefix, module in model.named_modules()
+        if isinstance(module, RecurrentLayer)
+        for key, quantizer in module.quantizers.items()
+        if isinstance(quantizer, Quantizer) and quantizer.needs_curvature
+    ]
+
+
+def _holds(optimizer: torch.optim.Optimizer, weight: Tensor) -> bool:
+    return any(weight is p for group in optimizer.param_groups for p in group["params"])
 
 
 def _no_moments(optimizer: torch.optim.Optimizer) -> str:

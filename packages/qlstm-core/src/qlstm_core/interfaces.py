@@ -20,6 +20,8 @@ from qlstm_core.bitplanes import BitPlanes
 
 
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor, quantized: Tensor) -> Tensor:
         return quantized.clone()
@@ -33,10 +35,19 @@ class _StraightThrough(torch.autograd.Function):
         return grad, None
 
 
+class _WithTangent(_StraightThrough):
+    """Has forward-mode derivatives too, which a function must not define where torch.compile traces it."""
+
+    @staticmethod
+    def jvp(ctx: Any, weight: Tensor, quantized: None) -> Tensor:
+        return weight.clone()
+
+
 def straight_through(weight: Tensor, quantized: Tensor) -> Tensor:
     """Return ``quantized`` exactly; send its gradient to ``weight`` unchanged.
 
-    Forward: ``y = quantized``. Backward: ``∂y/∂weight = 1``, ``∂y/∂quantized = 0``.
+    Forward: ``y = quantized``. Backward: ``∂y/∂weight = 1``, ``∂y/∂quantized = 0``; forward-mode derivatives
+    and ``torch.func`` transforms likewise.
 
     ``weight + (quantized - weight).detach()``, the usual spelling, has the same gradient but rounds: the
     levels are no longer exact.
@@ -52,7 +63,8 @@ def straight_through(weight: Tensor, quantized: Tensor) -> Tensor:
             f"straight_through: weight is {tuple(weight.shape)} {weight.dtype}, "
             f"quantized is {tuple(quantized.shape)} {quantized.dtype}; they must agree"
         )
-    result: Tensor = _StraightThrough.apply(weight, quantized.detach())  # type: ignore[no-untyped-call]
+    function = _StraightThrough if torch.compiler.is_compiling() else _WithTangent
+    result: Tensor = function.apply(weight, quantized.detach())  # type: ignore[no-untyped-call]
     return result
 
 

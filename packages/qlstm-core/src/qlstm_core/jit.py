@@ -2,14 +2,18 @@
 
 Numba's disk cache looks at the file of the compiled function only: after an edit or an upgrade that changes a
 function called from another file, it would serve the old code. The cache here belongs to one content of all
-sources that end up in a function's code; whatever else it finds, it compiles anew and overwrites.
+sources that end up in a function's code; whatever else it finds, it compiles anew and overwrites. What a
+power cut or a full disk left of a file is known by its digest before anything of it is read: Numba would
+unpickle it, and run the code in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+import io
+import warnings
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +21,8 @@ from uuid import uuid4
 
 from numba import njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,10 +39,55 @@ def source_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+class _Files(IndexDataCacheFile):
+    """Numba's two files of a function, each ending in a digest of its content and of the sources."""
+
+    def save(self, key: Any, data: Any) -> None:
+        """Save the code of one signature, together with the signature.
+
+        Two processes may give one name to the code of different signatures: which was last to write the
+        index says nothing of the code.
+        """
+        super().save(key, (key, data))  # type: ignore[no-untyped-call]
+
+    def load(self, key: Any) -> Any:
+        """Return the code of one signature, or ``None`` where there is none that is whole."""
+        found = super().load(key)  # type: ignore[no-untyped-call]
+        return found[1] if found is not None and found[0] == key else None
+
+    def _load_index(self) -> Any:
+        return super()._load_index() if self._is_whole(self._index_path) else {}  # type: ignore[no-untyped-call]
+
+    def _load_data(self, name: str) -> Any:
+        whole = self._is_whole(self._data_path(name))  # type: ignore[no-untyped-call]
+        return super()._load_data(name) if whole else None  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[Any]:
+        content = io.BytesIO()
+        yield content
+        with super()._open_for_write(filepath) as file:
+            file.write(content.getvalue())
+            # Unpickling stops before it.
+            file.write(self._digest(content.getvalue()))
+
+    def _is_whole(self, path: str) -> bool:
+        try:
+            content = Path(path).read_bytes()
+        except OSError:
+            return False
+        return content[-_DIGEST_SIZE:] == self._digest(content[:-_DIGEST_SIZE])
+
+    def _digest(self, content: bytes) -> bytes:
+        return hashlib.sha256(self._source_stamp.encode() + content).digest()
+
+
 class _KernelCache(FunctionCache):
+    warned = False
+
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)  # type: ignore[no-untyped-call]
-        self._cache_file = IndexDataCacheFile(
+        self._cache_file = _Files(  # type: ignore[no-untyped-call]
             cache_path=self._cache_path,
             filename_base=self._impl.filename_base,
             source_stamp=source_digest(Path(function.__code__.co_filename).parent),
@@ -46,6 +97,20 @@ class _KernelCache(FunctionCache):
         # Numba's own key pickles what the function closes over, and a compiled function pickles differently
         # in each process: it would never be found again. The function's name holds its variant instead.
         return signature, codegen.magic_tuple()
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Save what was compiled; it runs all the same where the disk is full or must not be written."""
+        try:
+            super().save_overload(signature, data)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            if not _KernelCache.warned:
+                _KernelCache.warned = True
+                warnings.warn(
+                    f"compiled code cannot be kept in {self.cache_path} ({error.strerror or error}): every "
+                    "process compiles it for itself; make room, or set NUMBA_CACHE_DIR to another folder",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
 
 def compiled(variant: str | None = "", **options: Any) -> Callable[[F], F]:

@@ -20,10 +20,13 @@ def moments(p: Any, row: int, s: int, norm: int, eps: float) -> tuple[Any, Any]:
     count = p.dtype.type(units)
     mean, scale = p.dtype.type(0), p.dtype.type(1)
     if norm == LAYER:
+        # Around the first element, so that the mean of a constant row is exact, and the row becomes 0.
+        origin = p[row, s, 0]
         sums = zero(p)
         for j in range(0, units, lanes(p)):
-            sums = sums + load(p, row, s, j, first(p, units - j))
-        mean = total(sums) / count
+            inside = first(p, units - j)
+            sums = sums + only(load(p, row, s, j, inside) - origin, inside)
+        mean = origin + total(sums) / count
     if norm != NO_NORM:
         squares = zero(p)
         for j in range(0, units, lanes(p)):

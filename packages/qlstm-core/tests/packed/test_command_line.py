@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from packed_layers import Features, Sign
@@ -53,3 +57,62 @@ def test_warmup_compiles_what_a_file_needs(saved, capsys):
     assert cli.main(["warmup", "--activation-bits", "8"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in printed] == ["1-bit weights", "ternary weights"]
+
+
+def test_labels_of_a_file_do_not_steer_the_terminal(tmp_path, capsys):
+    packed = pack(LSTM(5, 6, quantizer=Sign()))
+    packed.network.config.labels["quantizer\x1b[2J"] = "bwn\x1b]0;title\x07\nlayer 0 ih  forged"
+    path = tmp_path / "m\x1b[1m.safetensors"
+    packed.save(path)
+    assert cli.main(["inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert r"quantizer\x1b[2J bwn\x1b]0;title\x07\nlayer 0 ih  forged" in printed.splitlines()
+    assert "\x1b" not in printed
+    path.write_bytes(b"")
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", str(path)])
+    assert r"m\x1b[1m.safetensors: truncated" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+def test_what_is_no_regular_file_is_one_line(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in (
+        (tmp_path / "pipe", "not a regular file"),
+        ("/dev/zero", "not a regular file"),
+        (tmp_path, "Is a directory"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["inspect", str(path)])
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err == f"qlstm: error: {path}: {message}\n"
+
+
+def qlstm(*arguments, **options):
+    command = [sys.executable, "-m", "qlstm_core.cli", *arguments]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=300, **options)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+@pytest.mark.parametrize("arguments", [["plugins"], ["inspect"]])
+def test_output_that_cannot_be_written_is_no_traceback(saved, arguments):
+    if arguments == ["inspect"]:
+        arguments = ["inspect", str(saved[1])]
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as broken:
+        gone = qlstm(*arguments, stdout=broken)
+    assert (gone.returncode, gone.stderr) == (1, b"")
+    with open("/dev/full", "wb") as full:
+        refused = qlstm(*arguments, stdout=full)
+    message = b"qlstm: error: the output cannot be written: No space left on device\n"
+    assert (refused.returncode, refused.stderr) == (1, message)
+    closed = qlstm(*arguments, preexec_fn=lambda: os.close(1))
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_characters_that_an_encoding_lacks_are_written_as_escapes(saved):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = qlstm("inspect", str(saved[1]), stdout=subprocess.PIPE, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"4\xd764\xd750" in done.stdout

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import pickle
+import random
 import subprocess
 import sys
 
@@ -130,3 +133,96 @@ def test_code_from_several_processes_does_not_mix(tmp_path):
     assert compute(3) == [chained(3)]
     assert compute(4) == [chained(4)]
     assert compute(4, 3, 5) == [chained(4), chained(3), chained(5)]
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "random": lambda content: random.Random(0).randbytes(len(content)),
+    "one bit": lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:],
+    "its digest only": lambda content: content[-32:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_damaged_code_is_compiled_anew_and_overwritten(process, tmp_path, suffix, damage):
+    assert process(1)(3)(10) == 33
+    (path,) = (tmp_path / "cache").rglob(f"*{suffix}")
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    anew = process(1)(3)
+    assert (anew(10), hits(anew)) == (33, 0)
+    again = process(1)(3)
+    assert (again(10), hits(again)) == (33, 1)
+
+
+def test_nothing_of_a_damaged_file_is_executed(process, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path / "sprung").touch, ()
+
+    assert process(1)(3)(10) == 33
+    for path in [*(tmp_path / "cache").rglob("*.nb?")]:
+        digest = path.read_bytes()[-32:]
+        path.write_bytes(pickle.dumps(Trap()) + digest)
+        assert process(1)(3)(10) == 33
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_code_of_one_signature_is_not_taken_for_anothers(process, tmp_path):
+    # What two processes leave that compile for different types at the same time, the slower to write last.
+    assert process(1)(3)(10) == 33
+    (code,) = (tmp_path / "cache").rglob("*.nbc")
+    whole = code.read_bytes()
+    for path in (tmp_path / "cache").rglob("*.nb?"):
+        path.unlink()
+    assert process(1)(3)(10.5) == 34.5
+    code.write_bytes(whole)
+    other = process(1)(3)
+    assert (other(10.5), hits(other)) == (34.5, 0)
+
+
+def test_code_that_cannot_be_saved_runs_all_the_same(process, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(qlstm_core.jit._KernelCache, "warned", False)
+    first, second = process(1)(3), process(1)(4)
+    with monkeypatch.context() as patch:
+        patch.setattr(qlstm_core.jit._Files, "save", full)
+        with pytest.warns(
+            RuntimeWarning, match=r"cache.*\(No space left on device\): every process compiles"
+        ):
+            assert first(10) == 33
+        assert second(10) == 44, "and says so once"
+    assert process(1)(3)(10) == 33
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount, and not everywhere")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(process, small_disk, monkeypatch):
+    monkeypatch.setattr(qlstm_core.jit._KernelCache, "warned", False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(small_disk))
+    makers = [process(1)(factor) for factor in range(3, 7)]
+    (small_disk / "filler").write_bytes(bytes(60_000))
+    with pytest.warns(RuntimeWarning, match="No space left on device") as told:
+        assert [compute(10) for compute in makers] == [33, 44, 55, 66]
+    assert len(told) == 1
+    assert not [path.name for path in small_disk.rglob("*.tmp.*")]
+    (small_disk / "filler").unlink()
+    assert process(1)(3)(10) == 33
+    again = process(1)(3)
+    assert (again(10), hits(again)) == (33, 1)

@@ -103,14 +103,34 @@ def test_a_plugin_may_add_a_kernel(provide):
     assert asked == [1]
 
 
-def test_a_broken_kernel_is_passed_over(provide):
-    def explode():
-        raise RuntimeError("no such silicon")
+class Undecided:
+    def __bool__(self):
+        raise SystemExit("no such silicon")
 
-    provide(spec("broken", priority=99, supported=explode))
-    with pytest.warns(PluginWarning, match=r"'broken' is passed over: RuntimeError: no such silicon"):
+
+@pytest.mark.parametrize("fault", [RuntimeError, SystemExit, GeneratorExit, pytest.skip.Exception])
+@pytest.mark.parametrize("part", ["supported", "factory"])
+def test_a_broken_kernel_is_passed_over_and_named(monkeypatch, provide, part, fault):
+    def explode():
+        raise fault("no such silicon")
+
+    provide(spec("broken", priority=99, **{part: explode}))
+    told = rf"'broken'.*{fault.__name__}: no such silicon"
+    with pytest.warns(PluginWarning, match=told):
         kernel = choose()
     assert kernel.name == BEST
+    with pytest.raises(PluginError, match=told):
+        choose("broken")
+    monkeypatch.setenv("QLSTM_KERNEL", "broken")
+    with pytest.raises(PluginError, match=f"QLSTM_KERNEL=broken: .*{told}"):
+        choose()
+
+
+def test_a_kernel_that_cannot_decide_is_named(provide):
+    provide(spec("undecided", priority=99, supported=Undecided))
+    told = "kernel 'undecided' cannot tell whether it runs on this host: SystemExit: no such silicon"
+    with pytest.raises(PluginError, match=f"^{told}$"):
+        choose("undecided")
 
 
 _PRODUCT = """

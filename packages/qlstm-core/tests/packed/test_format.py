@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlstm_core import BitPlanes
-from qlstm_core.packed.format import MAX_COLUMNS, SPANS, PackedMatrix, aligned, groups_of, pack, unpack
+from qlstm_core.packed import format as packed_format
+from qlstm_core.packed.format import (
+    MAX_COLUMNS,
+    SPANS,
+    PackedMatrix,
+    aligned,
+    groups_of,
+    pack,
+    pack_signs,
+    unpack,
+)
 
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 70), st.integers(1, 70))
 
@@ -68,6 +78,17 @@ def test_padding_is_below_one_tile_and_four_groups(rows, cols, span):
     assert cols <= span * groups < cols + 4 * span
     assert groups == matrix.groups == groups_of(cols, span)
     assert (size, matrix.span) == (8 * span, span)
+
+
+@pytest.mark.parametrize("at_once", [1, 5000, 2**24])
+@pytest.mark.parametrize("span", SPANS)
+def test_matrices_packed_together_are_packed_as_each_alone(span, at_once, monkeypatch):
+    monkeypatch.setattr(packed_format, "_AT_ONCE", at_once)
+    signs = random_planes((2, 7, 18, 21), 3).signs.numpy()
+    together = pack_signs(signs, span)
+    for index in range(7):
+        alone = pack(BitPlanes(torch.from_numpy(signs[:, index : index + 1]), torch.ones(2, 1, 1)), span)
+        assert np.array_equal(together[index], alone.blocks)
 
 
 def test_blocks_start_on_a_cache_line():

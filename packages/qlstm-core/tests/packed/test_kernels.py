@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlstm_core import BitPlanes
+from qlstm_core.packed import format as packed_format
 from qlstm_core.packed.activations import ENTRY_LIMIT, encode
 from qlstm_core.packed.dispatch import Kernel, choose, has_avx2, has_vbmi
-from qlstm_core.packed.format import SPANS, PackedMatrix, aligned, groups_of, pack
+from qlstm_core.packed.format import MAX_COLUMNS, SPANS, PackedMatrix, aligned, groups_of, pack
 from qlstm_core.packed.product import matmul, one_hot, tables_shape
 
 NAMES = [
@@ -111,6 +112,38 @@ def test_nothing_overflows_in_the_worst_case(kernel, activation_bits, pairing):
     found = integers(kernel, matrix, q, activation_bits)
     assert np.array_equal(found, expected(signs, q, matrix.pairing))
     assert abs(found[0]).max() == limit * groups * (1 + matrix.pairing)
+
+
+@pytest.mark.parametrize("scales", [(1, 1), (1, 2)])
+@pytest.mark.parametrize("cols", [43_680, 43_696, 65_536, MAX_COLUMNS])
+def test_sums_of_agreeing_signs_stay_within_32_bits_however_many_columns(kernel, cols, scales):
+    share = ENTRY_LIMIT[16] // kernel.span
+    groups = groups_of(cols, kernel.span)
+    q = np.full((2, cols), share)
+    q[0, :groups] += ENTRY_LIMIT[16] % kernel.span  # no entry can be larger than those of this column
+    q[1, ::3] *= -1
+    signs = np.zeros((2, 1, 4, cols), bool)
+    signs[:, :, 1] = True
+    signs[:, :, 2] = q[1] > 0
+    signs[1:, :, 3] = True
+    matrix = pack(planes_of(signs, scales), kernel.span)
+    wanted = expected(signs, q, matrix.pairing)
+    assert abs(wanted).max() <= 2**31 - 1
+    assert np.array_equal(integers(kernel, matrix, q, 16), wanted)
+    # Planes are paired as long as no sum of theirs can be too large.
+    assert (matrix.pairing > 0) == ((1 + scales[1]) * groups * ENTRY_LIMIT[16] < 2**31)
+
+
+@pytest.mark.parametrize("scales", [(1, 1), (1, 2), (1, 2, 4, 8)])
+def test_products_are_the_same_with_planes_in_pairs_and_apart(kernel, scales, monkeypatch):
+    generator = np.random.default_rng(5)
+    planes = planes_of(generator.random((len(scales), 2, 20, 37)) < 0.5, scales)
+    x = generator.standard_normal((3, 37)).astype(np.float32)
+    together = pack(planes, kernel.span)
+    one = matmul(x, together, kernel=kernel)
+    monkeypatch.setattr(packed_format, "LARGEST_SUM", groups_of(37, kernel.span) * ENTRY_LIMIT[16])
+    assert (together.pairing, together.sums) == (0, len(scales))
+    assert np.allclose(matmul(x, together, kernel=kernel), one, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation_bits", BITS)

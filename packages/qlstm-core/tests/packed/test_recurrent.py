@@ -16,10 +16,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_layers import Batch, Features, FeaturesAndCell, Sign, Ternary, layers
+from packed_layers import Batch, Features, FeaturesAndCell, Free, Grid, RowLength, Sign, Ternary, layers
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from qlstm_core import GRU, LSTM, GroupedLSTM, Normalizer, Quantizer, pack
+from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, Normalizer, Quantizer, pack
 from qlstm_core.layers import RecurrentLayer
 from qlstm_core.packed.dispatch import has_avx2
 
@@ -121,11 +121,78 @@ def test_steps_give_what_the_sequence_gives(data):
 def test_a_step_allocates_nothing_and_returns_the_same_objects():
     packed = pack(LSTM(4, 8, quantizer=Sign()))
     y, state = packed.step(np.ones(4, np.float32))
-    h = next(iter(state))
     again, same = packed.step(np.zeros(4, np.float32), state)
     assert same is state
     assert np.shares_memory(again, y)
-    assert np.array_equal(h[-1].numpy(), again)
+
+
+def test_the_parts_of_a_state_are_copies():
+    packed = pack(LSTM(4, 8, quantizer=Sign()))
+    y, state = packed.step(torch.ones(4))
+    h, c = state
+    kept = h.clone(), c.clone()
+    assert torch.equal(h[0], y)
+    packed.step(torch.zeros(4), state)
+    assert torch.equal(h, kept[0])
+    assert torch.equal(c, kept[1])
+    h.zero_()
+    assert not torch.equal(next(iter(state)), h)
+
+
+COPIES = {
+    "clone": lambda packed, state: state.clone(),
+    "copy": lambda packed, state: copy.copy(state),
+    "deepcopy": lambda packed, state: copy.deepcopy(state),
+    "pickle": lambda packed, state: pickle.loads(pickle.dumps(state)),
+    "parts": lambda packed, state: packed.stream(tuple(state), state.steps),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+@pytest.mark.parametrize("family", [LSTM, GRU])
+def test_a_copied_state_goes_on_by_itself_from_the_same_step(family, shape, how):
+    torch.manual_seed(0)
+    packed = pack(family(4, 8, num_layers=2, quantizer=Sign(), normalizer=Batch()))  # statistics of 3 steps
+    x = torch.randn(5, *shape)
+
+    def outputs(state, *steps):
+        return torch.stack([packed.step(x[t], state)[0].clone() for t in steps])
+
+    wanted = outputs(packed.step(x[0])[1], 1, 2)
+    _, state = packed.step(x[0])
+    other, third = COPIES[how](packed, state), COPIES[how](packed, state)
+    assert not torch.equal(outputs(other, 3, 4), wanted)
+    assert torch.equal(outputs(state, 1, 2), wanted)
+    assert torch.equal(outputs(third, 1, 2), wanted)
+    assert state.steps == other.steps == third.steps == 3
+
+
+def test_a_copied_state_goes_on_in_a_copied_network():
+    packed = pack(LSTM(4, 8, quantizer=Sign()))
+    _, state = packed.step(torch.ones(4))
+    saved = pickle.dumps((packed, state))
+    wanted = packed.step(torch.ones(4), state)[0].clone()
+    network, begun = pickle.loads(saved)
+    found, same = network.step(torch.ones(4), begun)
+    assert same is begun
+    assert torch.equal(found, wanted)
+    with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] size"):
+        pack(LSTM(4, 9, quantizer=Sign())).step(torch.ones(4), state.clone())
+
+
+def test_a_stream_begins_with_a_state_and_a_number_of_steps():
+    packed = pack(LSTM(4, 8, quantizer=Sign(), normalizer=Batch()))
+    with pytest.raises(ValueError, match="steps must be an integer from 0, got -1"):
+        packed.stream((torch.zeros(1, 8), torch.zeros(1, 8)), -1)
+    with pytest.raises(ValueError, match="without a state begins with step"):
+        packed.stream(None)
+    with pytest.raises(RuntimeError, match="hidden"):
+        packed.stream((torch.zeros(2, 8), torch.zeros(1, 8)))
+    _, state = packed.step(torch.ones(4))
+    with pytest.raises(ValueError, match="counts its steps from 0"):
+        packed(torch.ones(5, 4), state)
+    assert packed(torch.ones(5, 4), tuple(state))[0].shape == (5, 8)
 
 
 def test_a_step_that_does_not_fit_is_refused():
@@ -252,14 +319,101 @@ def test_copies_and_pickles_compute_the_same():
         assert torch.equal(other(x)[0], packed(x)[0])
 
 
-def test_not_finite_inputs_spoil_their_own_sequence_only():
-    packed = pack(LSTM(4, 8, quantizer=Sign()))
-    x = torch.randn(5, 2, 4)
-    x[2, 0, 1] = torch.nan
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: LSTM(4, 8, quantizer=Sign(), num_layers=2),
+        lambda: LSTM(4, 8, quantizer=Ternary(), normalizer=FeaturesAndCell(), proj_size=3),
+        lambda: GRU(4, 8, quantizer=Sign(), normalizer=Batch()),
+        lambda: FactorizedLSTM(4, 8, quantizer=Sign(), rank=2),
+    ],
+)
+def test_not_finite_inputs_spoil_their_own_sequence_only(layer, bad):
+    packed = pack(layer())
+    x = torch.randn(5, 9, 4)
+    wanted, _ = packed(x)
+    x[2, 0, 1] = bad
     y, _ = packed(x)
     assert torch.isnan(y[2:, 0]).all()
-    assert torch.isfinite(y[:2]).all()
-    assert torch.isfinite(y[:, 1]).all()
+    assert torch.equal(y[:2], wanted[:2])
+    assert torch.equal(y[:, 1:], wanted[:, 1:])
+    state = None
+    for x_t, y_t in zip(x, y, strict=True):
+        found, state = packed.step(x_t, state)
+        assert torch.equal(found.isnan(), y_t.isnan())
+
+
+def test_a_group_whose_features_are_finite_is_not_spoilt_by_another():
+    packed = pack(GroupedLSTM(8, 16, groups=2, quantizer=Sign()))
+    x = torch.randn(3, 1, 8)
+    wanted, _ = packed(x)
+    x[1, 0, 0] = torch.inf
+    y, _ = packed(x)
+    assert torch.isnan(y[1:, :, :8]).all()
+    assert torch.equal(y[:, :, 8:], wanted[:, :, 8:])
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1, False), (30, False), (1000, True)])
+def test_a_feature_that_outweighs_all_others_is_told_and_measured(factor, told, recwarn):
+    torch.manual_seed(0)
+    layer = LSTM(50, 32, quantizer=Ternary())
+    x = torch.randn(20, 3, 50)
+    x[..., 7] *= factor
+    packed = pack(layer)
+    for _ in range(2):
+        y, _ = packed(x)
+    packed.step(x[0])
+    fresh = pack(layer)
+    fresh.step(x[0])
+    assert len(recwarn) == 2 * told, "once for each network, however it is called first"
+    for warning in recwarn:
+        assert warning.filename == __file__
+        assert "feature 7 of the input is up to" in str(warning.message)
+        assert "12-bit tables: scale the features alike, or pack(layer, activation_bits=16)" in str(
+            warning.message
+        )
+    with torch.no_grad():
+        wanted, _ = reference(layer)(x.double())
+    error = float((y - wanted).norm() / wanted.norm())
+    assert packed.rounding_error(x) == pytest.approx(error, rel=1e-2)
+    assert (error > 5e-3) == told
+    assert pack(layer, 16).rounding_error(x) < error / 8
+
+
+@pytest.mark.parametrize(
+    "x", [torch.eye(12).view(12, 1, 12), torch.zeros(2, 1, 12), torch.full((2, 1, 12), torch.nan)]
+)
+def test_inputs_with_nothing_to_lose_are_not_told_of(x, recwarn):
+    layer = LSTM(12, 4, quantizer=Sign())
+    pack(layer, 8)(x)
+    pack(layer)(torch.tensor([1, 2]))
+    pack(LSTM(1, 4, quantizer=Sign()), 8)(x[..., :1] * 1e6)
+    assert not recwarn.list
+
+
+def test_the_rounding_error_of_every_form_of_input_is_that_of_the_outputs():
+    layer = GroupedLSTM(8, 16, groups=2, quantizer=Sign(), normalizer=Features())
+    packed = pack(layer, 8)
+    x = torch.randn(6, 2, 8)
+    whole = packed.rounding_error(x)
+    assert 1e-4 < whole < 0.3
+    assert packed.rounding_error(x.numpy()) == whole
+    assert packed.rounding_error(pack_padded_sequence(x, [6, 6])) == whole
+    assert packed.rounding_error(torch.tensor([[1], [2]]), packed(x[:, :1])[1]) < 0.3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("quantizer", [Grid(), Free(), Ternary()])
+def test_layers_of_every_dtype_are_packed(quantizer, dtype):
+    torch.manual_seed(0)
+    layer = LSTM(12, 8, quantizer=quantizer, normalizer=RowLength()).to(dtype)
+    x = torch.randn(5, 2, 12)
+    with torch.no_grad():
+        wanted, _ = reference(layer)(x.double())
+    assert torch.allclose(
+        pack(layer, 16)(x)[0].double(), wanted, atol=2e-3 if dtype == torch.float64 else 2e-2
+    )
 
 
 class OwnStatistics(Normalizer):
@@ -300,6 +454,22 @@ def diverged():
     return layer
 
 
+class Clipped(Quantizer):
+    """±1 whatever the weight: one that is not finite does not show."""
+
+    bits = 1
+
+    def forward(self, weight, curvature=None):
+        return torch.where(weight < 0, -1, 1).to(weight)
+
+
+def infinite(quantizer):
+    layer = LSTM(4, 8, quantizer=quantizer)
+    with torch.no_grad():
+        layer.weight_hh_l0[3, 2] = torch.inf
+    return layer
+
+
 @pytest.mark.parametrize(
     ("layer", "error", "message"),
     [
@@ -319,6 +489,8 @@ def diverged():
         (lambda: LSTM(4, 8, quantizer=Sign(), state_quantizer=Sign()), ValueError, "state_quantizer Sign"),
         (lambda: OwnStep(4, 8, quantizer=Sign()), TypeError, "OwnStep has a step of its own"),
         (diverged, ValueError, "layer 0, direction 0: bias.*not finite"),
+        (lambda: infinite(Clipped()), ValueError, "weight_hh_l0 holds values that are not finite"),
+        (lambda: infinite(Sign()), ValueError, "weight_hh_l0 holds values that are not finite"),
     ],
 )
 def test_what_cannot_be_packed_is_named(layer, error, message):
@@ -332,8 +504,12 @@ def test_arguments_that_do_not_fit_are_named():
         pack(LSTM(4, 8, quantizer=Sign()), activation_bits=10)
     with pytest.raises(RuntimeError, match="Expected 4, got 5"):
         packed(torch.ones(3, 1, 5))
-    with pytest.raises(ValueError, match="does not match weight dtype"):
+    with pytest.raises(ValueError, match=r'Convert input: .*float32\) \(NumPy: .astype\("float32"\)\)$'):
         packed(np.ones((3, 1, 4)))
+    with pytest.raises(
+        ValueError, match=r"Tokens are int32 or int64: convert input: input.to\(torch.int64\)"
+    ):
+        packed(np.ones((3, 1), np.uint8))
     with pytest.raises(ValueError, match=r"tokens must lie in \[0, input_size\)"):
         packed(torch.tensor([[4]]))
     with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] size"):
@@ -348,6 +524,19 @@ def test_packing_leaves_the_layer_as_it_is():
     pack(layer)
     assert layer.training
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+def test_a_numba_that_must_not_compile_is_named():
+    done = subprocess.run(
+        [sys.executable, "-m", "qlstm_core.cli", "warmup"],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    message = "packed networks are compiled code, which NUMBA_DISABLE_JIT forbids: unset it"
+    assert (done.returncode, done.stderr) == (2, f"qlstm: error: {message}\n")
 
 
 _SCRIPT = """

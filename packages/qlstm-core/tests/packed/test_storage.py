@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -16,7 +22,11 @@ from hypothesis import strategies as st
 from packed_layers import Batch, FeaturesAndCell, Plain, Sign, layers
 
 from qlstm_core import GRU, LSTM, PackedGRU, PackedLSTM, load_packed, pack
-from qlstm_core.packed import storage
+from qlstm_core.files import replace_file
+from qlstm_core.packed import program, storage
+from qlstm_core.packed.bits import Bits
+from qlstm_core.packed.format import MAX_COLUMNS, pack_signs
+from qlstm_core.packed.network import Cell, Config, Network
 from qlstm_core.packed.storage import PackedFileError
 
 
@@ -52,7 +62,7 @@ def forged(header, tensors) -> bytes:
 
 
 def read(data: bytes):
-    return storage._parse(data)
+    return storage.load(io.BytesIO(data))
 
 
 def content(data: bytes):
@@ -193,8 +203,138 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr(storage.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         pack(LSTM(3, 4, quantizer=Sign())).save(path)
     assert path.read_bytes() == before
     assert [p.name for p in Path(tmp_path).iterdir()] == ["m.safetensors"]
+
+
+_KILLED = """
+import os, signal, sys
+from qlstm_core.files import replace_file
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+replace_file(sys.argv[1], b"never whole")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX")
+def test_what_a_killed_save_left_goes_with_the_next_and_nothing_else_does(tmp_path):
+    path = tmp_path / "m.safetensors"
+    kept = {
+        "m.safetensors.partial",
+        "notes.partial",
+        f"other.{'0' * 32}.partial",
+        f"m.safetensors.{'x' * 32}.partial",
+    }
+    for name in kept:
+        (tmp_path / name).write_bytes(b"the user's")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False, timeout=60)
+        assert done.returncode == -signal.SIGKILL
+    (left,) = {p.name for p in tmp_path.iterdir()} - kept
+    assert re.fullmatch(r"m\.safetensors\.[0-9a-f]{32}\.partial", left)
+    pack(LSTM(3, 4, quantizer=Sign())).save(path)
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, *kept}
+
+
+def test_a_file_that_another_process_still_writes_is_let_alone(tmp_path, monkeypatch):
+    path = tmp_path / "m.bin"
+    first = os.fsync
+
+    def overtaken(descriptor):
+        monkeypatch.setattr(os, "fsync", first)
+        replace_file(path, b"second")
+        assert path.read_bytes() == b"second"
+
+    monkeypatch.setattr(os, "fsync", overtaken)
+    replace_file(path, b"first")
+    assert path.read_bytes() == b"first"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.bin"]
+
+
+def test_file_objects_hold_what_files_hold(tmp_path, whole):
+    packed = PackedLSTM(*read(whole))
+    buffer = io.BytesIO(b"before")
+    buffer.seek(0, os.SEEK_END)
+    packed.save(buffer)
+    assert content(buffer.getvalue()[6:]) == content(whole)
+    buffer.seek(6)
+    assert load_packed(buffer).network.config == packed.network.config
+    path = tmp_path / "m.safetensors"
+    with open(path, "wb") as file:
+        packed.save(file)
+    with open(path, "rb") as file:
+        assert PackedLSTM.load(file).nbytes == packed.nbytes
+    with pytest.raises(PackedFileError, match="the file: holds a PackedLSTM, not a PackedGRU"):
+        PackedGRU.load(io.BytesIO(whole))
+
+
+@pytest.mark.parametrize(
+    ("file", "given"), [(None, "NoneType"), (3, "int"), (b"m", "bytes"), (io.StringIO(), "a text file")]
+)
+def test_what_is_neither_path_nor_binary_file_is_named(whole, file, given):
+    with pytest.raises(TypeError, match=f"path or a binary file, which can read bytes, got {given}"):
+        load_packed(file)
+    with pytest.raises(TypeError, match=f"path or a binary file, which can write bytes, got {given}"):
+        PackedLSTM(*read(whole)).save(file)
+
+
+def test_what_is_no_packed_network_is_not_read_to_its_end(tmp_path):
+    path = tmp_path / "large.safetensors"
+    header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 2**40)  # a file of holes: a terabyte that no memory takes
+    with pytest.raises(PackedFileError, match="no packed network: its header has no 'qlstm'"):
+        load_packed(path)
+
+
+def test_a_pipe_or_device_is_refused_without_waiting(tmp_path):
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(PackedFileError, match="pipe: not a regular file"):
+            load_packed(tmp_path / "pipe")
+    with pytest.raises(PackedFileError, match="not a regular file"):
+        load_packed(os.devnull)
+
+
+def test_many_groups_are_placed_together():
+    # One row and column each: as many matrices as a file of this size can hold.
+    groups = 3000
+    signs = np.full(groups // 2, 0b10110010, np.uint8)
+    bits = Bits(signs, (4 * groups, 1, 1), np.zeros((0, 4 * groups, 1), np.float32), ((-1, 0.5),))
+    bias = np.linspace(-1, 1, 4 * groups, dtype=np.float32).reshape(-1, 1)
+    network = Network(
+        Config("lstm", groups, groups, groups=(groups,)), (Cell({"ih": bits, "hh": bits}, {}, {}, bias),)
+    )
+    buffer = io.BytesIO()
+    storage.save(network, buffer, 16)
+    calls = []
+
+    def counted(signs, span):
+        calls.append(signs.shape)
+        return pack_signs(signs, span)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "pack_signs", counted)
+        packed = PackedLSTM(*read(buffer.getvalue()))
+    assert calls == [(1, groups, 4, 1)] * 2, "a path's matrices at once, however many"
+    x = np.linspace(-2, 2, groups, dtype=np.float32)
+    y, (_, c) = packed(x[None])
+    gates = bias.reshape(groups, 4) + np.array([0.5, -0.5, 0.5, 0.5]) * x[:, None]
+    gates[1::2] = bias.reshape(groups, 4)[1::2] + np.array([-0.5, -0.5, 0.5, -0.5]) * x[1::2, None]
+    i, _, g, o = gates.T
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    assert np.allclose(c[0], sigmoid(i) * np.tanh(g), atol=1e-4)
+    assert np.allclose(y[0], sigmoid(o) * np.tanh(sigmoid(i) * np.tanh(g)), atol=1e-4)
+
+
+def test_a_wide_weight_without_quantizer_comes_back(tmp_path):
+    layer = LSTM(MAX_COLUMNS + 3, 1, quantizer={"hh": Sign()})
+    pack(layer).save(tmp_path / "m.safetensors")
+    x = torch.tensor([MAX_COLUMNS + 2])
+    with torch.no_grad():
+        assert torch.allclose(load_packed(tmp_path / "m.safetensors")(x)[0], layer(x)[0], atol=1e-4)

@@ -126,3 +126,32 @@ class NoGainOnMeta(UnitRows):
     def prepare(self, weight: Tensor) -> None:
         self.initial = float(weight.norm())
         super().prepare(weight)
+
+
+class DropsARow(Normalizer):
+    """Loses the last row of the pre-activation."""
+
+    def forward(self, preactivation: Tensor, step: int) -> Tensor:
+        return preactivation[..., :-1]
+
+
+class GivesOneNumber(Normalizer):
+    """Gives the mean of the weight in its place: one number fits everywhere by broadcasting."""
+
+    def weight(self, weight: Tensor) -> Tensor:
+        return weight.mean()
+
+
+class DropsSequencesLater(Normalizer):
+    """Loses a sequence from the second step on."""
+
+    def forward(self, preactivation: Tensor, step: int) -> Tensor:
+        return preactivation[1:] if step > 0 and len(preactivation) > 1 else preactivation
+
+
+class GainOfOneGate(FeatureNorm):
+    """Declares statistics, and shares one gain between the gates."""
+
+    def prepare(self, weight: Tensor) -> None:
+        super().prepare(weight)
+        self.gain = nn.Parameter(self.gain[:1].detach())

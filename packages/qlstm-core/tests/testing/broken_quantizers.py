@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import unittest
 from typing import Any
 
 import torch
@@ -250,3 +251,66 @@ class KeepsItsResult(ScaledSign):
     def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
         self.last = super().forward(weight)
         return self.last
+
+
+class DropsARow(ScaledSign):
+    """Loses the last row."""
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        return super().forward(weight)[:, :-1]
+
+
+class Transposes(ScaledSign):
+    """Takes (gates, rows, cols) for (gates, cols, rows)."""
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        return super().forward(weight.mT)
+
+
+class GivesOneNumber(ScaledSign):
+    """Returns the mean in place of the weight: one number fits everywhere by broadcasting."""
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        return super().forward(weight).mean()
+
+
+class GivesAnArray(ScaledSign):
+    """Goes through NumPy and stays there."""
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        return super().forward(weight).detach().double().numpy()  # type: ignore[return-value]
+
+
+class GoesToMeta(ScaledSign):
+    """Leaves the device, and with it the values."""
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        return super().forward(weight).to("meta")
+
+
+class ShapesWeightsInConstrain(ScaledSign):
+    """Cuts the stored weight down."""
+
+    def constrain_(self, weight: Tensor) -> None:
+        weight.data = weight.data[:, :, ::2]
+
+
+class StoresAnotherShape(ScaledSign):
+    """Stores one column less."""
+
+    def bitplanes(self, weight: Tensor, curvature: Tensor | None = None) -> BitPlanes:
+        return BitPlanes.from_binary(weight[..., 1:] >= 0, mean_magnitude(weight).squeeze(-1))
+
+
+class LeavesOut(ScaledSign):
+    """Pretends that a check does not apply."""
+
+    def constrain_(self, weight: Tensor) -> None:
+        raise unittest.SkipTest("not today")
+
+
+class Exits(ScaledSign):
+    """Ends the process."""
+
+    def constrain_(self, weight: Tensor) -> None:
+        raise SystemExit(3)

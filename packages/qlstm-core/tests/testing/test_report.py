@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator
 
 import pytest
-from broken_quantizers import ShrinksTheWeight
+from broken_quantizers import DropsARow, ShrinksTheWeight
 from right_plugins import FeatureNorm, RowSign, ScaledSign
 
 from qlstm_core.cli import main
@@ -14,6 +16,15 @@ from qlstm_core.plugins import NormalizerSpec, QuantizerSpec, hookimpl, registry
 
 def refuse() -> ScaledSign:
     raise ValueError("no licence")
+
+
+def leave() -> ScaledSign:
+    raise SystemExit(5)
+
+
+def silence() -> ScaledSign:
+    sys.stdout = io.StringIO()
+    return ScaledSign()
 
 
 class Right:
@@ -32,6 +43,10 @@ class Wrong:
     def qlstm_quantizers(self) -> Iterator[QuantizerSpec]:
         yield QuantizerSpec(name="shrinks", summary="broken", factory=ShrinksTheWeight)
         yield QuantizerSpec(name="refuses", summary="broken", factory=refuse)
+        yield QuantizerSpec(name="leaves", summary="broken", factory=leave)
+        yield QuantizerSpec(name="absent", summary="broken", factory="no_such_module:Sign")
+        yield QuantizerSpec(name="silences", summary="broken", factory=silence)
+        yield QuantizerSpec(name="loses", summary="broken", factory=DropsARow)
 
 
 class Empty:
@@ -95,10 +110,39 @@ def test_a_distribution_stands_for_all_that_it_provides(capsys: pytest.CaptureFi
 
 
 def test_what_cannot_be_built_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("wrong", "--only", "check_pickle") == 1
+    assert run("wrong/refuses", "wrong/shrinks", "--only", "check_pickle") == 1
     lines = capsys.readouterr().out.splitlines()
     assert "  can be built                  failed   quantizer 'wrong/refuses': no licence" in lines
     assert lines[-1] == "2 checked: 2 run, 1 failed, 0 skipped"
+
+
+def test_what_fails_stops_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back afterwards
+    names = ("leaves", "refuses", "absent", "silences", "loses", "scaled")
+    assert run(*names, "--only", "check_shape_dtype_device", "--only", "check_storage_bytes") == 1
+    lines = capsys.readouterr().out.splitlines()
+    row = "  {:<28}  {:<7}  {}".format
+    reasons = {
+        "leaves": "quantizer 'leaves' of wrong: its factory raised SystemExit: 5",
+        "refuses": "quantizer 'refuses': no licence",
+        "absent": "quantizer 'absent' of wrong cannot be loaded from 'no_such_module:Sign': "
+        "ModuleNotFoundError: No module named 'no_such_module'",
+    }
+    for name, reason in reasons.items():
+        assert lines[lines.index(name) + 1] == row("can be built", "failed", reason)
+    at = lines.index("loses")
+    told = "in training, for a weight as initialised of torch.float32 on cpu, "
+    told += "shape is (4, 11, 20) instead of (4, 12, 20)"
+    assert lines[at + 1] == row("check_shape_dtype_device", "failed", told)
+    assert lines[at + 2] == row("check_storage_bytes", "skipped", "check_shape_dtype_device fails")
+    assert lines[-1] == "6 checked: 8 run, 4 failed, 1 skipped"
+
+
+def test_nothing_runs_where_a_name_is_mistyped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("scaled", "scald") == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_a_plugin_that_does_not_work_fails(capsys: pytest.CaptureFixture[str]) -> None:

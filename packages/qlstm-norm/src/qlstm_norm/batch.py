@@ -50,7 +50,7 @@ class _BatchNorm(Normalizer):
             self.running_var[row].flatten(),
             self.gain.flatten(),
             self.bias.flatten(),
-            training=self.training and len(preactivation) > 1,
+            training=self.training and preactivation.shape[0] > 1,
             momentum=self.momentum,
             eps=self.eps,
         )

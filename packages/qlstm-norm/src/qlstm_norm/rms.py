@@ -43,8 +43,10 @@ class RMSNorm(Normalizer):
 
     def forward(self, preactivation: Tensor, step: int) -> Tensor:
         """Return the normalised ``(batch, gates, rows)``; the same at every step."""
-        square = preactivation.square().mean(-1, keepdim=True)
-        return preactivation * torch.rsqrt(square + self.eps) * self.gain
+        # In half precision squares and eps underflow, and the gradient of 1/√(eps) overflows.
+        wide = preactivation.to(torch.promote_types(preactivation.dtype, torch.float32))
+        z = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return z.to(preactivation.dtype) * self.gain
 
     def extra_repr(self) -> str:
         """Return the options."""

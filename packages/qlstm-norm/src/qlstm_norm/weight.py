@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from qlstm_core import Normalizer
 
 _SHORTEST = 1e-12
-"""The length that a row is taken to have at least; as in :func:`torch.nn.functional.normalize`."""
+"""The length that a row is taken to have at least, as in :func:`torch.nn.functional.normalize`; but not less
+than the smallest normal number of the weight's dtype, over which a gradient stays finite."""
 
 
 class WeightNorm(Normalizer):
@@ -41,10 +42,11 @@ class WeightNorm(Normalizer):
 
     def weight(self, weight: Tensor) -> Tensor:
         """Return g ⊙ W/‖W‖, ``(gates, rows, cols)``; rows of zeros stay zero."""
-        # One factor per row: the matrix itself is read and written once.
-        length: Tensor = weight.norm(dim=-1)
-        factor = self.gain / length.clamp_min(_SHORTEST)
-        return weight * factor.unsqueeze(-1)
+        # One factor per row: the matrix itself is read and written once. In half precision it might overflow.
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        length: Tensor = wide.norm(dim=-1)
+        factor = self.gain / length.clamp_min(max(_SHORTEST, torch.finfo(weight.dtype).tiny))
+        return (wide * factor.unsqueeze(-1)).to(weight.dtype)
 
     def extra_repr(self) -> str:
         """Return the initial gain."""

@@ -80,9 +80,9 @@ class LAT(ScaledQuantizer):
         for _ in range(MAX_ITERATIONS):
             kept = above(magnitude, alpha / 2)
             refined = _weighted_mean(magnitude, importance * kept, per_row=self.per_row)
-            settled = not bool((refined > alpha).any())
-            alpha = refined
-            if settled:
+            last, alpha = alpha, refined
+            # What settles once stays: where values cannot be read, all iterations give the same.
+            if _readable(alpha) and not bool((alpha > last).any()):
                 break
         codes = kept.to(weight.dtype) * torch.sign(weight)
         return codes, grid_scale(alpha * peak, weight.dtype)
@@ -90,6 +90,17 @@ class LAT(ScaledQuantizer):
     def extra_repr(self) -> str:
         """Return the options."""
         return f"per_row={self.per_row}"
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Return whether a tensor's values may decide what is computed next: not under a trace or transform."""
+    return (
+        type(tensor) is Tensor
+        and not tensor.is_meta
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def _importance(magnitude: Tensor, curvature: Tensor | None) -> Tensor:

@@ -88,11 +88,11 @@ def ternary_codes(weight: Tensor, threshold: Tensor) -> Tensor:
         weight: ``(gates, rows, cols)``.
         threshold: non-negative, of a shape that broadcasts to the weight's.
     """
-    # w − clip(w, −Δ, Δ) is exactly 0 inside the threshold and keeps the sign of w outside.
-    excess = torch.clamp(weight, -threshold, threshold)
-    torch.sub(weight, excess, out=excess)
-    # torch.sign turns NaN into 0: the second term, else 0, keeps it.
-    return torch.sign(excess).add_(excess.clamp_(-1, 1).mul_(0))
+    # clip(w, −Δ, Δ) − w is exactly 0 inside the threshold and has the opposite sign of w outside.
+    excess = torch.clamp(weight, -threshold, threshold).sub_(weight)
+    signs = torch.sign(excess)
+    # torch.sign turns NaN into 0: the first term, else 0, keeps it.
+    return excess.clamp_(-1, 1).mul_(0).sub_(signs)
 
 
 def above(magnitude: Tensor, threshold: Tensor) -> Tensor:
@@ -102,9 +102,9 @@ def above(magnitude: Tensor, threshold: Tensor) -> Tensor:
         magnitude: ``(gates, rows, cols)``.
         threshold: ``(gates, 1 or rows)``, any floating-point dtype.
     """
-    # Written straight into floating point: several times faster than a bool tensor and a conversion.
-    result = torch.empty_like(magnitude)
-    return torch.gt(magnitude, threshold.to(magnitude.dtype).unsqueeze(-1), out=result)
+    # In floating point throughout: several times faster than a bool tensor and a conversion. A difference is
+    # above 0 if and only if its parts differ so: it underflows to no 0.
+    return torch.sub(magnitude, threshold.to(magnitude.dtype).unsqueeze(-1)).gt_(0)
 
 
 def binary_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -106,7 +106,8 @@ class LSQ(ScaledQuantizer):
             ValueError: a weight of another shape than it was prepared for.
         """
         codes, step = self._encode(weight, curvature)
-        result: Tensor = _LearnedStep.apply(  # type: ignore[no-untyped-call]
+        function = _LearnedStep if torch.compiler.is_compiling() else _WithTangent
+        result: Tensor = function.apply(  # type: ignore[no-untyped-call]
             weight, self.step, codes, step, _largest_code(self.bits), self.per_row
         )
         return result
@@ -130,24 +131,48 @@ class LSQ(ScaledQuantizer):
 class _LearnedStep(torch.autograd.Function):
     """``codes · step``, with LSQ's gradients to the weight and to the parameter that the step comes from."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, parameter: Tensor, codes: Tensor, step: Tensor, largest: int, per_row: bool
+        weight: Tensor, parameter: Tensor, codes: Tensor, step: Tensor, largest: int, per_row: bool
     ) -> Tensor:
-        ctx.save_for_backward(weight, codes, step)
-        ctx.largest, ctx.per_row, ctx.parameter_dtype = largest, per_row, parameter.dtype
         return codes * step.unsqueeze(-1)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        weight, parameter, codes, step, ctx.largest, ctx.per_row = inputs
+        ctx.dtype, ctx.parameter_dtype = output.dtype, parameter.dtype
+        ctx.save_for_backward(weight, codes, step)
+        ctx.save_for_forward(weight, codes, step)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, codes, step = ctx.saved_tensors
-        ratio = _over(weight, step)
-        inside = ratio.abs() < ctx.largest
-        slope = codes - torch.where(inside, ratio, 0.0)
-        _, rows, cols = weight.shape
-        shared = max(cols if ctx.per_row else rows * cols, 1)
-        to_step = group_sum(grad * slope, per_row=ctx.per_row) / math.sqrt(shared * ctx.largest)
+        inside, slope, factor = _slopes(ctx)
+        to_step = group_sum(grad * slope, per_row=ctx.per_row) * factor
         return grad * inside, to_step.to(ctx.parameter_dtype), None, None, None, None
+
+
+class _WithTangent(_LearnedStep):
+    """Has forward-mode derivatives too, which a function must not define where torch.compile traces it."""
+
+    @staticmethod
+    def jvp(ctx: Any, weight: Tensor | None, parameter: Tensor | None, *constant: None) -> Tensor:
+        inside, slope, factor = _slopes(ctx)
+        change = inside * (0 if weight is None else weight)
+        if parameter is not None:
+            change = change + slope * parameter.unsqueeze(-1) * factor
+        return change.to(ctx.dtype)
+
+
+def _slopes(ctx: Any) -> tuple[Tensor, Tensor, float]:
+    """Return what LSQ takes for each value's derivatives by its weight and, over g, by the step; and g."""
+    weight, codes, step = ctx.saved_tensors
+    ratio = _over(weight, step)
+    inside = ratio.abs() < ctx.largest
+    _, rows, cols = weight.shape
+    shared = max(cols if ctx.per_row else rows * cols, 1)
+    return inside, codes - torch.where(inside, ratio, 0.0), 1 / math.sqrt(shared * ctx.largest)
 
 
 def _largest_code(bits: int) -> int:

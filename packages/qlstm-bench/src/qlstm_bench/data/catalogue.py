@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from qlstm_bench.data import corpora, published
 from qlstm_bench.data.encoding import Corpus, encode
 from qlstm_bench.data.errors import DataError
-from qlstm_bench.data.files import DataFile, fetch, hash_file
+from qlstm_bench.data.files import DataFile, fetch, hash_file, join_digests
 from qlstm_bench.data.idx import read_idx
 from qlstm_bench.data.sequences import (
     Part,
@@ -96,8 +98,8 @@ def text_from_dataset(name: str, data: Any, unit: Unit) -> Text:
 
     Args:
         name: what to call it.
-        data: each with ``len()`` and items that are strings, which are joined by line ends. A single one is
-            split 80/10/10 %.
+        data: each with ``len()`` and items that are strings, which are joined by line ends: the text is that
+            of a file of these lines. A single one is split 80/10/10 %.
         unit: what one code of the result stands for.
 
     Raises:
@@ -109,19 +111,27 @@ def text_from_dataset(name: str, data: Any, unit: Unit) -> Text:
         parts = [data[part] for part in ("train", "valid", "test")]
     else:
         parts = [data]
-    digest = hashlib.sha256()
-    pieces: list[list[str]] = []
-    for part in parts:
-        try:
-            items = [part[index] for index in range(len(part))]
-        except (TypeError, AttributeError) as error:
-            raise DataError(f"{name}: expected a dataset with a length and items: {error}") from error
-        odd = next((item for item in items if not isinstance(item, str)), None)
-        if odd is not None:
-            raise DataError(f"{name}: items of a text must be strings, got {type(odd).__name__}")
-        pieces.append([f"{item}\n" for item in items])
-        digest.update("".join(pieces[-1]).encode("utf-8", "surrogatepass"))
-    return encode(Corpus(name, digest.hexdigest(), tuple(lambda p=p: p for p in pieces)), unit)  # type: ignore[misc]
+    texts = [_joined_lines(name, part) for part in parts]
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
+    # The lines of words are those of the text, as in a file, where an item holds line ends itself.
+    pieces = tuple(
+        (lambda t=text: io.StringIO(t, newline=None) if unit == "words" else [t]) for text in texts
+    )
+    return encode(Corpus(name, join_digests(digests), pieces), unit)
+
+
+def _joined_lines(name: str, part: Any) -> str:
+    if isinstance(part, str):
+        raise DataError(f"{name}: expected a dataset of strings, got one: give its lines, text.splitlines()")
+    try:
+        items = [part[index] for index in range(len(part))]
+    except Exception as error:  # whatever the user's own code raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DataError(f"{name}: expected a dataset with a length and items, got {reason}") from error
+    odd = next((item for item in items if not isinstance(item, str)), None)
+    if odd is not None:
+        raise DataError(f"{name}: items of a text must be strings, got {type(odd).__name__}")
+    return "".join(f"{item}\n" for item in items)
 
 
 def _find(data: str, kind: Kind, file_title: str) -> Dataset | Path:
@@ -136,11 +146,12 @@ def _find(data: str, kind: Kind, file_title: str) -> Dataset | Path:
                 f"or {file_title}"
             )
         return dataset
-    path = Path(data).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(data))
+    found = _what_is_at(path)
+    if found == "a file":
         return path
-    if os.sep in data or path.suffix:
-        problem = "is a folder" if path.is_dir() else "does not exist"
+    if os.sep in data or path.suffix or found not in (None, "a folder"):
+        problem = "does not exist" if found is None else f"is {found}"
         raise DataError(f"data file {data!r} {problem}: expected {file_title}, or one of {names}")
     raise DataError(
         f"unknown dataset {data!r}{suggest(data, DATASETS)}; expected one of {names}, "
@@ -148,9 +159,26 @@ def _find(data: str, kind: Kind, file_title: str) -> Dataset | Path:
     )
 
 
+def _what_is_at(path: Path) -> str | None:
+    """Return what a path names, or why that cannot be seen; ``None`` for nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "a link to nothing" if path.is_symlink() else None
+    except (OSError, ValueError) as error:
+        return f"not to be read ({getattr(error, 'strerror', None) or error})"
+    if stat.S_ISREG(mode):
+        return "a file"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a pipe, which can be read only once (a run that goes on reads its data again: make it a file)"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
 def _load_mnist(name: str, files: tuple[DataFile, ...]) -> Sequences:
     """Return MNIST's images as sequences of 784 pixels; the last 10,000 training images validate."""
-    paths = [fetch(name, file, exact=False) for file in files]
+    paths = [fetch(name, file) for file in files]
     shapes = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
     train, labels, test, test_labels = (
         read_idx(path, shape) for path, shape in zip(paths, shapes, strict=True)
@@ -164,8 +192,7 @@ def _load_mnist(name: str, files: tuple[DataFile, ...]) -> Sequences:
         "valid": (pixels[cut:], labels[cut:].astype(np.int64)),
         "test": (test.reshape(len(test), -1), test_labels.astype(np.int64)),
     }
-    sha256 = hashlib.sha256("".join(hash_file(path) for path in paths).encode()).hexdigest()
-    return make_sequences(name, parts, sha256)
+    return make_sequences(name, parts, join_digests([hash_file(path) for path in paths]))
 
 
 def _load_digits(name: str, files: tuple[DataFile, ...]) -> Sequences:

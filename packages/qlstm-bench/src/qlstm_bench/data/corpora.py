@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from qlstm_bench.data.encoding import Corpus
 from qlstm_bench.data.errors import DataError
-from qlstm_bench.data.files import DataFile, fetch, hash_file
+from qlstm_bench.data.files import DataFile, fetch, hash_file, join_digests
 
 _PIECE = 2**20
 _BILLION_TRAINING = "training-monolingual.tokenized.shuffled/"
@@ -34,8 +33,9 @@ def file_corpus(name: str, path: Path, *, lines: bool, sha256: str | None = None
     Raises:
         DataError: a file that cannot be read, now, or that is not UTF-8, when it is.
     """
+    before = _look(path)
     sha256 = sha256 or hash_file(path)
-    return Corpus(name, sha256, (partial(_lines if lines else _pieces, path),))
+    return Corpus(name, sha256, (partial(_unchanged, path, before, _lines if lines else _pieces),))
 
 
 def single_file(name: str, files: tuple[DataFile, ...]) -> Corpus:
@@ -47,13 +47,13 @@ def single_file(name: str, files: tuple[DataFile, ...]) -> Corpus:
 def three_line_files(name: str, files: tuple[DataFile, ...]) -> Corpus:
     """Return a dataset of words in three files, a sentence a line."""
     paths = [fetch(name, file) for file in files]
-    return Corpus(name, _hash_together(paths), tuple(partial(_lines, path) for path in paths))
+    return Corpus(name, _joined(files), tuple(partial(_lines, path) for path in paths))
 
 
 def three_spaced_files(name: str, files: tuple[DataFile, ...]) -> Corpus:
     """Return a dataset of three files, whose symbols are separated by spaces and whose blank is ``_``."""
     paths = [fetch(name, file) for file in files]
-    return Corpus(name, _hash_together(paths), tuple(partial(_spaced, path) for path in paths))
+    return Corpus(name, _joined(files), tuple(partial(_spaced, path) for path in paths))
 
 
 def text8(name: str, files: tuple[DataFile, ...]) -> Corpus:
@@ -78,15 +78,44 @@ def billion_words(name: str, files: tuple[DataFile, ...]) -> Corpus:
     return Corpus(name, file.sha256, parts, least=_BILLION_LEAST)
 
 
+def _joined(files: Sequence[DataFile]) -> str:
+    return join_digests([file.sha256 for file in files])
+
+
+def _look(path: Path) -> tuple[int, int, int]:
+    """Return what is different once a file has been written to or replaced."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _unchanged(
+    path: Path, before: tuple[int, int, int], read: Callable[[Path], Iterable[str]]
+) -> Iterator[str]:
+    """Yield the pieces of a text, which must still be the one that was hashed once it is read."""
+    try:
+        yield from read(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if _look(path) != before:
+        raise DataError(f"data file {str(path)!r} changed while it was read; try again when it is complete")
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"data file {str(path)!r} cannot be read: {error.strerror or error}")
+
+
 def _pieces(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        try:
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        with path.open("rb") as file:
             while piece := file.read(_PIECE):
                 yield decoder.decode(piece)
             yield decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            raise _not_text(path) from error
+    except UnicodeDecodeError as error:
+        raise _not_text(path) from error
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -99,15 +128,23 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _not_text(path: Path) -> DataError:
     """Return the error of a file that is not UTF-8, which names its first wrong byte."""
-    content = path.read_bytes()
-    try:
-        content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return DataError(
-            f"data file {str(path)!r} is not text in UTF-8: byte {error.start} is "
-            f"0x{content[error.start]:02x}; convert it first"
-        )
-    return DataError(f"data file {str(path)!r} changed while it was read")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    start = 0
+    with path.open("rb") as file:
+        while True:
+            held, _ = decoder.getstate()
+            piece = file.read(_PIECE)
+            try:
+                decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                where, byte = start - len(held) + error.start, error.object[error.start]
+                return DataError(
+                    f"data file {str(path)!r} is not text in UTF-8: byte {where} is 0x{byte:02x}; "
+                    "convert it first"
+                )
+            if not piece:
+                return DataError(f"data file {str(path)!r} changed while it was read")
+            start += len(piece)
 
 
 def _spaced(path: Path) -> Iterator[str]:
@@ -141,12 +178,3 @@ def _archived(path: Path, section: str) -> Iterator[str]:
         raise DataError(f"{path}: damaged: {error}") from error
     if not found:
         raise DataError(f"{path}: has no file {section}…: not the One Billion Word Benchmark")
-
-
-def _hash_together(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-    return digest.hexdigest()

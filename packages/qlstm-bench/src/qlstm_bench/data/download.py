@@ -46,10 +46,10 @@ def download(dataset: str, file: DataFile) -> Path:
                 downloader=_Resuming(folder / f"{path.name}.part", file.size, progress),
             )
     except (ValueError, OSError, requests.RequestException) as error:
-        # pooch raises ValueError for a wrong hash, and has by then removed what it downloaded.
+        # pooch raises a bare ValueError for a wrong hash, and has by then removed what it downloaded.
         reason = (
             "what it sent has another SHA-256"
-            if isinstance(error, ValueError) and "hash" in str(error)
+            if type(error) is ValueError and "hash" in str(error)
             else (str(error).splitlines() or [type(error).__name__])[0]
         )
         raise DataError(
@@ -77,6 +77,9 @@ class _Resuming:
             before = self._part.stat().st_size if self._part.exists() else 0
             try:
                 self._receive(url, before)
+            except _TooLongError:
+                self._part.unlink()
+                raise
             except requests.RequestException:
                 # Dropped on the way: go on from there, unless not a byte came.
                 if not self._part.exists() or self._part.stat().st_size <= before:
@@ -90,13 +93,20 @@ class _Resuming:
 
         Raises:
             requests.RequestException: an error, or a connection that ended early.
+            _TooLongError: more than the file's size.
         """
         if have >= self._size:
             return
-        headers = {"Range": f"bytes={have}-"} if have else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
-            response.raise_for_status()
             resumed = response.status_code == requests.codes.partial_content
+            packed = response.headers.get("Content-Encoding", "identity") != "identity"
+            refused = response.status_code == requests.codes.requested_range_not_satisfiable
+            if have and (refused or (resumed and packed)):  # the middle of something else: start again
+                self._part.unlink()
+                self._receive(url, 0)
+                return
+            response.raise_for_status()
             with self._part.open("ab" if resumed else "wb") as file:
                 self._progress.start(have if resumed else 0, self._size)
                 self._append(response, file)
@@ -105,6 +115,13 @@ class _Resuming:
             raise requests.ConnectionError(f"the connection ended after {size} of {self._size} bytes")
 
     def _append(self, response: requests.Response, file: IO[bytes]) -> None:
+        """Write what arrives, up to the file's size, and unpacked where the server packed it nonetheless."""
         for chunk in response.iter_content(_CHUNK):
+            if file.tell() + len(chunk) > self._size:
+                raise _TooLongError(f"it sends more than {self._size} bytes")
             file.write(chunk)
             self._progress.update(len(chunk))
+
+
+class _TooLongError(ValueError):
+    """A server that sends more than there should be."""

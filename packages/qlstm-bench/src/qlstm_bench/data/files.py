@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -21,12 +22,15 @@ class DataFile:
         size: bytes.
         sha256: of its bytes.
         url: where it is published.
+        exact: whether a copy in ``$QLSTM_DATA`` must be the published bytes. Where it need not, its content
+            is checked instead, and a ``.gz`` file may be there unpacked, under its name without that ending.
     """
 
     path: str
     size: int
     sha256: str
     url: str
+    exact: bool = True
 
     @property
     def expected(self) -> str:
@@ -60,7 +64,7 @@ def locate(dataset: str, file: DataFile) -> tuple[Place, Path]:
     return ("cache" if cached.is_file() else "missing"), cached
 
 
-def fetch(dataset: str, file: DataFile, *, exact: bool = True) -> Path:
+def fetch(dataset: str, file: DataFile) -> Path:
     """Return the path of a published file, from the first place that has it.
 
     ``$QLSTM_DATA`` is searched first, for the file's folder and name and for the bare name; then the cache
@@ -69,8 +73,6 @@ def fetch(dataset: str, file: DataFile, *, exact: bool = True) -> Path:
     Args:
         dataset: the dataset's name, for messages.
         file: what to find.
-        exact: whether a copy in ``$QLSTM_DATA`` must be the published bytes; where it need not, the caller
-            checks its content.
 
     Raises:
         DataError: a copy whose size or SHA-256 differs, or none to be had.
@@ -80,7 +82,7 @@ def fetch(dataset: str, file: DataFile, *, exact: bool = True) -> Path:
     local = _in_data_folder(dataset, file)
     if local is None:
         return download(dataset, file)
-    if exact:
+    if file.exact:
         found = hash_file(local)
         if found != file.sha256:
             raise DataError(
@@ -104,16 +106,25 @@ def hash_file(path: Path) -> str:
         raise DataError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from error
 
 
+def join_digests(digests: Sequence[str]) -> str:
+    """Return the SHA-256 of data in several parts from those of the parts: it says where each begins.
+
+    Of one part, it is that part's own.
+    """
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def _in_data_folder(dataset: str, file: DataFile) -> Path | None:
     """Return the file's place under ``$QLSTM_DATA``, or ``None`` where the variable or the file is absent."""
     setting = os.environ.get("QLSTM_DATA")
     if not setting:
         return None
-    folder = Path(setting).expanduser()
+    folder = Path(os.path.expanduser(setting))
     if not folder.is_dir():
         raise DataError(
             f"{dataset}: QLSTM_DATA is {setting!r}, which is not a folder; "
             f"set it to the folder that holds {file.path}"
         )
-    candidates = (folder / file.path, folder / PurePosixPath(file.path).name)
-    return next((path for path in candidates if path.is_file()), None)
+    names = [file.path] if file.exact else [file.path, file.path.removesuffix(".gz")]
+    candidates = [path for name in names for path in (folder / name, folder / PurePosixPath(name).name)]
+    return next((path for path in candidates if os.path.isfile(path)), None)

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from qlstm_bench.data.errors import DataError
-from qlstm_bench.data.files import hash_file
+from qlstm_bench.data.npz import read_npz
 from qlstm_bench.data.text import check_splittable, split_in_order
 
 Values = NDArray[Any]
 Labels = NDArray[np.int64]
 Part = tuple[Values, Labels]
 
+MOST = 2**18
+"""Labels and tokens are below this: each has its own row of weights, and larger numbers are names."""
+
 _PARTS = ("train", "valid", "test")
+_SMALLEST = 10
+_FLOATS = ("float16", "float32", "float64")
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
+_WHOLE = frozenset({"x", "y"})
+_SPLIT = frozenset({"x_train", "y_train", "x_test", "y_test"})
+_LAYOUTS = (_WHOLE, _SPLIT, _SPLIT | {"x_valid", "y_valid"})
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Sequences:
         train: values and labels: values are ``(n, T)``, one number a step, or ``(n, T, features)``; floating
             point, ``uint8`` for pixels (0 to 255 stands for 0 to 1), or any other integers for tokens. Labels
             are ``(n,)``, from 0.
-        valid, test: likewise.
+        valid, test: likewise, with values of the same dtype.
         classes: number of labels.
         sha256: of the bytes that they were made from.
     """
@@ -48,7 +59,7 @@ class Sequences:
         """Return values and labels of ``"train"``, ``"valid"`` or ``"test"``."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """How many tokens there are, where the values are tokens; else 0."""
         values = self.train[0]
@@ -78,6 +89,13 @@ def make_sequences(name: str, parts: Mapping[str, Part], sha256: str) -> Sequenc
     shapes = {part: values.shape[1:] for part, (values, _) in checked.items()}
     if len(set(shapes.values())) > 1:
         raise DataError(f"{name}: the parts' sequences have different shapes: {shapes}")
+    dtypes = {part: values.dtype for part, (values, _) in checked.items()}
+    if len(set(dtypes.values())) > 1:
+        listed = ", ".join(f"{part} {dtype}" for part, dtype in dtypes.items())
+        raise DataError(
+            f"{name}: the parts' sequences have different dtypes: {listed}; the dtype decides how they are "
+            "read (uint8 is scaled to 0 … 1, other integers are tokens): convert them to one"
+        )
     classes = 1 + int(checked["train"][1].max())
     for part, (_, labels) in checked.items():
         if labels.max() >= classes:
@@ -96,7 +114,7 @@ def split_sequences(name: str, values: Values, labels: Values, sha256: str) -> S
         DataError: as :func:`make_sequences`, or fewer than ten sequences.
     """
     values, labels = _check(name, values, labels)
-    check_splittable(name, len(values), "sequences")
+    check_splittable(name, len(values), "sequences", _SMALLEST)
     order = np.random.default_rng(0).permutation(len(values))
     first, second = split_in_order(len(values))
     cuts = dict(zip(_PARTS, np.split(order, [first, second]), strict=True))
@@ -113,30 +131,19 @@ def load_npz(path: Path) -> Sequences:
     Raises:
         DataError: not such a file.
     """
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"data file {str(path)!r} is not a readable .npz: {reason}") from error
-    sha256 = hash_file(path)
-    if {"x", "y"} <= arrays.keys():
-        return split_sequences(path.name, arrays["x"], arrays["y"], sha256)
-    if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
-        parts = {
-            part: (arrays[f"x_{part}"], arrays[f"y_{part}"])
-            for part in _PARTS
-            if {f"x_{part}", f"y_{part}"} <= arrays.keys()
-        }
-        if "valid" not in parts:
-            x, y = _check(f"{path.name}, train", *parts["train"])
-            cut = len(x) * 9 // 10
-            parts |= {"train": (x[:cut], y[:cut]), "valid": (x[cut:], y[cut:])}
-        return make_sequences(path.name, parts, sha256)
-    raise DataError(
-        f"data file {str(path)!r} holds {', '.join(arrays) or 'nothing'}; expected x and y, or x_train, "
-        "y_train, x_test and y_test (and maybe x_valid, y_valid)"
+    arrays, sha256 = read_npz(
+        path,
+        _LAYOUTS,
+        "x and y, or x_train, y_train, x_test and y_test (and maybe x_valid and y_valid), alone",
     )
+    if "x" in arrays:
+        return split_sequences(path.name, arrays["x"], arrays["y"], sha256)
+    parts = {part: (arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in _PARTS if f"x_{part}" in arrays}
+    if "valid" not in parts:
+        x, y = _check(f"{path.name}, train", *parts["train"])
+        cut = len(x) * 9 // 10
+        parts |= {"train": (x[:cut], y[:cut]), "valid": (x[cut:], y[cut:])}
+    return make_sequences(path.name, parts, sha256)
 
 
 def from_dataset(name: str, data: Any) -> Sequences:
@@ -164,13 +171,30 @@ def from_dataset(name: str, data: Any) -> Sequences:
 def _collect(name: str, dataset: Any) -> Part:
     try:
         pairs = (dataset[index] for index in range(len(dataset)))
-        items = [(np.asarray(values), int(label)) for values, label in pairs]
-        return np.stack([values for values, _ in items]), np.array([label for _, label in items])
-    except (TypeError, ValueError, AttributeError) as error:
+        items = [(_as_array(values), _as_label(label)) for values, label in pairs]
+        dtypes = {values.dtype for values, _ in items}
+        if len(dtypes) > 1:
+            raise TypeError(f"sequences of different dtypes: {', '.join(sorted(map(str, dtypes)))}")
+        labels = np.array([label for _, label in items], dtype=np.int64)
+        return np.stack([values for values, _ in items]), labels
+    except Exception as error:  # whatever the user's own code raises
+        reason = " ".join(str(error).split())
         raise DataError(
             f"{name}: expected a dataset with a length and items (sequence, label), all sequences of one "
-            f"shape; {type(dataset).__name__} failed with {type(error).__name__}: {error}"
+            f"shape and dtype; {type(dataset).__name__} failed with {type(error).__name__}: {reason}"
         ) from error
+
+
+def _as_array(values: Any) -> Values:
+    """Return a tensor, of any device and with or without gradient, or anything else as an array."""
+    return values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _as_label(label: Any) -> int:
+    whole = int(label)
+    if whole != label:
+        raise ValueError(f"a label must be a whole number, got {label!r}")
+    return whole
 
 
 def _hash_arrays(arrays: Sequence[Values]) -> str:
@@ -186,16 +210,43 @@ def _check(name: str, values: Values, labels: Values) -> Part:
         raise DataError(
             f"{name}: sequences must have shape (n, T) or (n, T, features), got {tuple(values.shape)}"
         )
-    if values.dtype.kind not in "fiu" or (values.dtype.kind == "f" and not np.isfinite(values).all()):
-        problem = "values that are not finite" if values.dtype.kind == "f" else f"dtype {values.dtype}"
-        raise DataError(f"{name}: sequences must be finite numbers, got {problem}")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if labels.shape != values.shape[:1] or labels.dtype.kind not in "iu":
         raise DataError(
             f"{name}: labels must be {len(values)} integers, one for each sequence, "
             f"got {labels.dtype} {tuple(labels.shape)}"
         )
-    if values.dtype.kind in "iu" and values.dtype != np.uint8 and (values.ndim == 3 or values.min() < 0):
-        raise DataError(f"{name}: integers other than uint8 are tokens: expected (n, T), none below 0")
+    _check_values(name, values)
     if labels.min() < 0:
         raise DataError(f"{name}: labels must be 0 or more, got {labels.min()}")
+    _check_most(name, "labels", "y", labels)
     return values, labels.astype(np.int64)
+
+
+def _check_values(name: str, values: Values) -> None:
+    kind = values.dtype.kind
+    if kind not in "iu" and values.dtype.name not in _FLOATS:
+        raise DataError(
+            f"{name}: sequences must be integers or {', '.join(_FLOATS)}, got dtype {values.dtype}"
+        )
+    low, high = values.min(), values.max()
+    if kind == "f":
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise DataError(f"{name}: sequences must be finite numbers, got values that are not finite")
+        if max(-low, high) > _LARGEST_FLOAT:
+            raise DataError(
+                f"{name}: sequences are read in float32, whose largest number is {_LARGEST_FLOAT:.1e}; got "
+                f"{low:.1e} to {high:.1e}: scale them first"
+            )
+    elif values.dtype != np.uint8:
+        if values.ndim == 3 or low < 0:
+            raise DataError(f"{name}: integers other than uint8 are tokens: expected (n, T), none below 0")
+        _check_most(name, "tokens", "x", values)
+
+
+def _check_most(name: str, what: str, array: str, numbers: Values) -> None:
+    if numbers.max() >= MOST:
+        raise DataError(
+            f"{name}: {what} must be numbered from 0, below {MOST}, got {numbers.max()}; number them anew, "
+            f"as np.unique({array}, return_inverse=True) does"
+        )

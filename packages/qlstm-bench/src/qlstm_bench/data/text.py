@@ -17,8 +17,8 @@ Codes = NDArray[np.unsignedinteger[Any]]
 Unit = Literal["characters", "words"]
 """What one code stands for."""
 
-SMALLEST = 10
-"""Symbols that a text needs to be split 80/10/10."""
+SMALLEST = 16
+"""Symbols that a text needs to be split 80/10/10: validation and test then have two each, one to predict."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ def split_in_order(length: int) -> tuple[int, int]:
     return length * 8 // 10, length * 9 // 10
 
 
-def check_splittable(name: str, length: int, unit: str) -> None:
-    """Raise :class:`DataError` for fewer than ten symbols or sequences."""
-    if length < SMALLEST:
+def check_splittable(name: str, length: int, unit: str, smallest: int) -> None:
+    """Raise :class:`DataError` for fewer than ``smallest`` symbols or sequences."""
+    if length < smallest:
         raise DataError(
-            f"{name}: {length} {unit} cannot be split 80/10/10; expected {SMALLEST} or more {unit}"
+            f"{name}: {length} {unit} cannot be split 80/10/10; expected {smallest} or more {unit}"
         )

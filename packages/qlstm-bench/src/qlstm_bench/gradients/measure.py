@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from qlstm_bench.config import RunConfig
 from qlstm_bench.gradients.analysis import LayerAnalysis, LayerSummary, analyze_task
 from qlstm_bench.gradients.metrics import gradient_decades
 from qlstm_bench.gradients.recording import Recording, recordings
-from qlstm_bench.runs import RunError
+from qlstm_bench.runs import RunError, load_model
 from qlstm_bench.tasks import Task, tasks_of
 from qlstm_core import Normalizer
 from qlstm_core.plugins import registry
@@ -105,13 +104,7 @@ class Network:
         path = path / "model.safetensors" if path.is_dir() else path
         if not path.is_file():
             raise RunError(f"{path}: no such file: expected the model of a run that has ended")
-        try:
-            with safe_open(path, framework="pt") as file:
-                config = RunConfig.model_validate_json((file.metadata() or {}).get("config", ""))
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(f"{path}: not the model of a run: {reason}") from error
+        config, state = load_model(path)
         task: Task = tasks_of(registry).create(config.task)
         task.prepare(config)
         model = task.model(config.quantizer, config.normalizer)

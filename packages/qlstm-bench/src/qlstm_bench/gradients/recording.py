@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from qlstm_bench.config import RunConfig
 from qlstm_bench.gradients.analysis import LayerSummary, analyze_task
 from qlstm_bench.gradients.metrics import stability_figures
-from qlstm_bench.runs import Run
+from qlstm_bench.runs import Run, read_lines
 from qlstm_bench.tasks import Task
 
 SEQUENCES = 12
@@ -51,15 +49,13 @@ class GradientRecorder:
         self._task = task if every is None else _with_few_sequences(task, run.config)
 
     def restore(self, step: int, model: nn.Module) -> None:
-        """Begin, or go on from a checkpoint: drop what was recorded after it.
+        """Begin, or go on from a checkpoint.
 
         Args:
             step: optimizer steps done before.
             model: as it is after these.
         """
-        kept = [recording for recording in recordings(self._run.directory) if recording.step <= step]
-        self._run.rewrite(_FILE, [recording.model_dump_json().encode() for recording in kept])
-        if step == 0 and not kept:
+        if step == 0:
             self.record(0, model)
 
     def record(self, step: int, model: nn.Module) -> dict[str, float]:
@@ -78,16 +74,12 @@ class GradientRecorder:
 
 
 def recordings(directory: Path) -> list[Recording]:
-    """Return what was recorded in a run's folder, in order of steps; a torn line is left out."""
-    path = directory / _FILE
-    return list(_read(path.read_bytes().splitlines(keepends=True))) if path.exists() else []
+    """Return what was recorded in a run's folder, in order of steps; a torn last line is left out.
 
-
-def _read(lines: Iterable[bytes]) -> Iterable[Recording]:
-    for line in lines:
-        if line.endswith(b"\n"):
-            with suppress(ValidationError):
-                yield Recording.model_validate_json(line)
+    Raises:
+        RunError: a file that cannot be read, or a damaged line.
+    """
+    return read_lines(directory / _FILE, Recording.model_validate_json)
 
 
 def _with_few_sequences(task: Task, config: RunConfig) -> Task:

@@ -1,6 +1,7 @@
 """MLflow: settings, figures and fate of each run, in ``mlflow.db`` beside the runs or at MLFLOW_TRACKING_URI.
 
-``mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`` shows them.
+``mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`` shows them. A store that does not answer costs
+seconds of a run; MLflow itself would try for minutes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from qlstm_bench.runs import Run
 
 _NAME = "qlstm.run"
+
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""With a server, unless the user says otherwise."""
 
 
 @dataclass
@@ -59,7 +63,8 @@ def qlstm_run_started(run: Run) -> None:
     if "mlflow" not in run.config.log:
         return
     # A training tells nobody about itself but the store that its user chose.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in _PATIENCE.items() | {("MLFLOW_DISABLE_TELEMETRY", "true")}:
+        os.environ.setdefault(name, value)
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _logs[run.directory] = _open(run)
@@ -98,7 +103,9 @@ def _open(run: Run) -> _Log:
 
     out = run.directory.parent.absolute()
     with FileLock(out / ".mlflow.lock"):  # several runs that start at once would each set the store up
-        client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}")
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
+        _connect_once(uri)
+        client = MlflowClient(uri)
         name = f"qlstm-{run.config.task.partition(':')[0]}"
         experiment = client.get_experiment_by_name(name)
         number = (
@@ -120,3 +127,18 @@ def _open(run: Run) -> _Log:
     settings = [Param(name, str(value)) for name, value in run.config.model_dump().items()]
     client.log_batch(made, params=settings)
     return _Log(client, made, 0)
+
+
+def _connect_once(uri: str) -> None:
+    """See that a database can be opened: MLflow would try ten times, for 100 seconds."""
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+    from sqlalchemy import create_engine, make_url
+
+    kind = uri.partition(":")[0].partition("+")[0]
+    if kind in DATABASE_ENGINES:
+        url = make_url(uri)
+        if kind == "sqlite" and url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url)
+        engine.connect().close()
+        engine.dispose()

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qlstm_bench.gradients.recording import recordings
 from qlstm_bench.results import Result
 from qlstm_bench.runs import Run, RunError
 
-NOT_COMPARED = frozenset({"seed", "data", "device", "log_every", "checkpoint_seconds", "log"})
+NOT_COMPARED = {"seed", "data", "device", "log_every", "checkpoint_seconds", "log"}
 """Settings in which the runs of one line may differ; the data's name is in the section's."""
 
 
@@ -66,6 +67,7 @@ def collect(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
             run = Run.read(directory)
             result = run.result()
             rows = run.metrics()
+            recordings(directory)  # which the page draws: damage is told here
         except RunError as error:
             problems.append(str(error))
             continue

@@ -46,7 +46,8 @@ class LanguageModelling(Task):
             )
         if len(text.valid) < 2 or len(text.test) < 2:
             raise DataError(
-                f"{text.name}: too short: its validation and test parts need at least 2 {self.unit} each"
+                f"{text.name}: its validation and test parts have {len(text.valid)} and {len(text.test)} "
+                f"{self.unit}; expected at least 2 in each, one to predict"
             )
         self._train = cut_streams(text.train, config.batch)
         self.steps_per_epoch = count_segments(self._train, config.unroll)

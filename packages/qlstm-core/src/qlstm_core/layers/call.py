@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from qlstm_core.layers.border import batch_sizes
 from qlstm_core.layers.checks import TOKEN_DTYPES, check_dimensions
 
 
@@ -29,6 +30,9 @@ class SequenceCall:
     def _call(
         self, x: Tensor | PackedSequence, state: tuple[Tensor, ...] | None
     ) -> tuple[Any, tuple[Tensor, ...]]:
+        for given in (x.data if isinstance(x, PackedSequence) else x, *(state or ())):
+            if not isinstance(given, Tensor):
+                raise TypeError(f"{type(self).__name__}: expected tensors, got {type(given).__name__}")
         if isinstance(x, PackedSequence):
             return self._call_packed(x, state)
         return self._call_padded(x, state)
@@ -54,14 +58,15 @@ class SequenceCall:
     def _call_packed(
         self, packed: PackedSequence, state: tuple[Tensor, ...] | None
     ) -> tuple[PackedSequence, tuple[Tensor, ...]]:
-        x, batch_sizes, sorted_indices, unsorted_indices = packed
+        x, _, sorted_indices, unsorted_indices = packed
+        sizes = batch_sizes(packed)
         self._check_input(x, x.dtype in TOKEN_DTYPES and x.dim() == 1, packed=True)
         if state is not None and sorted_indices is not None:
             state = tuple(s.index_select(1, sorted_indices) for s in state)
-        y, state = self._rows(x, state, batch_sizes.tolist())
+        y, state = self._rows(x, state, sizes)
         if unsorted_indices is not None:
             state = tuple(s.index_select(1, unsorted_indices) for s in state)
-        return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), state
+        return packed._replace(data=y), state
 
 
 def bare(state: tuple[Any, ...]) -> Any:

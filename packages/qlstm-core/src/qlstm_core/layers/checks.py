@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from qlstm_core.layers.border import is_plain, watched
+
 TOKEN_DTYPES = frozenset({torch.int64, torch.int32})
 """Dtypes of an input that stands for one-hot vectors."""
 
@@ -78,18 +80,41 @@ def check_dimensions(family: str, x: Tensor, state: Sequence[Tensor] | None, fea
     return batched
 
 
-def check_features(x: Tensor, dtype: torch.dtype, input_size: int, packed: bool) -> None:
+def check_device(x: Tensor, device: torch.device) -> None:
+    """Check that an input is where the weights are.
+
+    Raises:
+        RuntimeError: another device.
+    """
+    if x.device != device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, "
+            f"found input tensor at {x.device} and parameter tensor at {device}"
+        )
+
+
+def check_features(
+    x: Tensor, dtype: torch.dtype, input_size: int, packed: bool, *, convertible: bool = True
+) -> None:
     """Check a floating-point input, ``(T, B, features)`` or the data of a PackedSequence.
+
+    Args:
+        x: the input.
+        dtype: that of the weights.
+        input_size: features.
+        packed: whether ``x`` is the data of a PackedSequence.
+        convertible: whether the weights may take another dtype; those of a packed network may not.
 
     Raises:
         ValueError: a dtype other than the weights'.
         RuntimeError: the wrong number of dimensions or features, or no time step.
     """
     if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
-        raise ValueError(
-            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
-            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
-        )
+        message = f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+        if not x.is_floating_point() and x.dim() <= 2:
+            raise ValueError(message + "Tokens are int32 or int64: convert input: input.to(torch.int64)")
+        other = f", or convert model: model.to({x.dtype})" if convertible else ' (NumPy: .astype("float32"))'
+        raise ValueError(f"{message}Convert input: input.to({dtype}){other}")
     expected = 2 if packed else 3
     if x.dim() != expected:
         raise RuntimeError(f"input must have {expected} dimensions, got {x.dim()}")
@@ -100,12 +125,15 @@ def check_features(x: Tensor, dtype: torch.dtype, input_size: int, packed: bool)
 
 
 def check_tokens(x: Tensor, input_size: int) -> None:
-    """Check that tokens are smaller than ``input_size``; on a GPU, not to wait, the look-up traps.
+    """Check that tokens are smaller than ``input_size``; elsewhere the look-up of torch does.
+
+    A GPU would have to be waited for; and what is recorded or wrapped has no values to look at.
 
     Raises:
         ValueError: a token out of range.
     """
-    if x.device.type == "cpu" and x.numel():
+    traced = torch.compiler.is_compiling()  # of whose sizes and values nothing is to be asked
+    if not traced and x.is_cpu and x.numel() and is_plain(x) and watched() is None:
         smallest, largest = int(x.min()), int(x.max())
         if smallest < 0 or largest >= input_size:
             raise ValueError(
@@ -113,11 +141,17 @@ def check_tokens(x: Tensor, input_size: int) -> None:
             )
 
 
-def check_state(family: str, state: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Check the number and shapes of the initial states.
+def check_state(
+    family: str,
+    state: Sequence[Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Check the number, shapes, dtype and device of the initial states.
 
     Raises:
-        RuntimeError: a state of the wrong shape.
+        RuntimeError: a state of the wrong shape or dtype, or on another device.
         ValueError: too few or too many states.
     """
     if len(state) != len(shapes):
@@ -126,3 +160,14 @@ def check_state(family: str, state: Sequence[Tensor], shapes: Sequence[tuple[int
         if tuple(given.shape) != expected:
             name = f"hidden[{k}]" if len(state) > 1 else "hidden"
             raise RuntimeError(f"Expected {name} size {expected}, got {list(given.shape)}")
+        if given.device != device:
+            raise RuntimeError(
+                "Input and hidden tensors are not at the same device, "
+                f"found input tensor at {device} and hidden tensor at {given.device}"
+            )
+        if given.dtype != dtype and not torch._C._is_any_autocast_enabled():
+            raise RuntimeError(
+                "Input and hidden tensors are not the same dtype, "
+                f"found input tensor with {dtype} and hidden tensor with {given.dtype}. "
+                f"Convert state: state.to({dtype})"
+            )

@@ -10,7 +10,7 @@ from torch import Tensor
 from qlstm_core.interfaces import Normalizer
 from qlstm_core.layers.linear import Dense, Factored, LinearMap
 from qlstm_core.layers.lstm import LSTM
-from qlstm_core.layers.weights import MatrixShape
+from qlstm_core.layers.weights import MatrixShape, reweighted
 
 
 class FactorizedLSTM(LSTM):
@@ -81,7 +81,7 @@ class FactorizedLSTM(LSTM):
         self, path: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
     ) -> LinearMap:
         if normalizer is not None:
-            return Dense(normalizer.weight(self._path_weight(path, weights)))
+            return Dense(reweighted(normalizer, self._path_weight(path, weights), f"{path}_l{layer}"))
         return Factored(weights["outer"], self._inner(path, weights))
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from qlstm_core.interfaces import Normalizer
 from qlstm_core.layers.linear import Grouped, LinearMap
 from qlstm_core.layers.lstm import LSTM
-from qlstm_core.layers.weights import MatrixShape
+from qlstm_core.layers.weights import MatrixShape, reweighted
 
 
 class GroupedLSTM(LSTM):
@@ -82,7 +82,9 @@ class GroupedLSTM(LSTM):
     def _map(
         self, path: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
     ) -> LinearMap:
-        weight = weights[path] if normalizer is None else normalizer.weight(weights[path])
+        weight = weights[path]
+        if normalizer is not None:
+            weight = reweighted(normalizer, weight, f"{path}_l{layer}")
         parts = self.num_directions if path == "ih" and layer > 0 else 1
         return Grouped(weight, self._groups(layer), parts)
 

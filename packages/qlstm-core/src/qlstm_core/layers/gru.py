@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class GRU(RecurrentLayer):
         output, h = layer(torch.randn(100, 64, 50))   # (100, 64, 128), (2, 64, 128)
 
     Raises:
-        ValueError: ``proj_size``, or a normaliser with ``cell=true``.
+        ValueError: a ``proj_size`` other than 0, or a normaliser with ``cell=true``.
 
     Source: Cho et al. 2014, arXiv:1406.1078.
     """
@@ -49,18 +49,16 @@ class GRU(RecurrentLayer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         quantizer: QuantizerLike | dict[str, QuantizerLike] = "none",
         normalizer: NormalizerLike | dict[str, NormalizerLike] = "none",
         state_quantizer: QuantizerLike = "none",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **unsupported: Any,
     ) -> None:
-        if "proj_size" in unsupported:
+        if proj_size != 0:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
-        if unsupported:
-            raise TypeError(f"GRU got an unexpected keyword argument {next(iter(unsupported))!r}")
         super().__init__(
             input_size,
             hidden_size,
@@ -69,11 +67,12 @@ class GRU(RecurrentLayer):
             batch_first,
             dropout,
             bidirectional,
+            proj_size,
+            device,
+            dtype,
             quantizer=quantizer,
             normalizer=normalizer,
             state_quantizer=state_quantizer,
-            device=device,
-            dtype=dtype,
         )
 
     def _folded_bias_size(self) -> int:

@@ -1,7 +1,8 @@
 """The linear maps of a recurrent cell, from a vector to the pre-activations of every gate.
 
 One map per path (input or recurrent), built once per forward call from weights that are already quantized and
-normalised. All maps take ``(..., cols)`` to ``(..., gates, rows)``.
+normalised. All maps take ``(..., cols)`` to ``(..., gates, rows)``. Sizes are those of ``shape``:
+``len`` would fix the batch that torch.export is told to leave open.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Dense:
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W x``, ``(n, gates, rows)``."""
         y = _product(self.matrix, x)
-        return y.view(len(x), *self.weight.shape[:2])
+        return y.view(x.shape[0], *self.weight.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Factored:
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W2 W1 x``, ``(n, gates, rows)``."""
         y = F.linear(_product(self.inner, x), self.outer.flatten(0, 1))
-        return y.view(len(x), *self.outer.shape[:2])
+        return y.view(x.shape[0], *self.outer.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,11 @@ class Grouped:
         count, rows, cols = self.weight.shape
         blocks = self.weight.view(self.groups, -1, cols)
         if x.is_floating_point():
-            split = x.view(len(x), self.parts, self.groups, cols // self.parts)
-            grouped = split.permute(2, 0, 1, 3).reshape(self.groups, len(x), cols)
+            split = x.view(x.shape[0], self.parts, self.groups, cols // self.parts)
+            grouped = split.permute(2, 0, 1, 3).reshape(self.groups, x.shape[0], cols)
             y = torch.bmm(grouped, blocks.transpose(1, 2)).transpose(0, 1)
         else:
             # A one-hot vector is zero in every group but its own.
             own = F.one_hot(x // cols, self.groups).to(blocks.dtype)
             y = own.unsqueeze(-1) * F.embedding(x, blocks.transpose(1, 2).flatten(0, 1)).unsqueeze(1)
-        return y.reshape(len(x), count, rows)
+        return y.reshape(x.shape[0], count, rows)

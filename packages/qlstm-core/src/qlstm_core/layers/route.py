@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from qlstm_core.interfaces import Normalizer
-from qlstm_core.layers.linear import Dense, Factored, Grouped
+from qlstm_core.layers.border import misfit, watched
+from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
 from qlstm_core.layers.sequence import Path, Step
 
 _loop_only: ContextVar[bool] = ContextVar("loop_only", default=False)
@@ -74,7 +75,7 @@ def choose_route(
         return Route("torch", "nothing acts between the products and the gates")
     if compiling:
         return Route("loop", "torch.compile traces the readable steps")
-    if (why_not_fused := _fused_obstacle(path, x, batch_sizes)) is None:
+    if (why_not_fused := _fused_obstacle(path, x, state, batch_sizes)) is None:
         return Route("fused", why_not_torch)
     return Route("loop", why_not_fused)
 
@@ -85,13 +86,25 @@ def _loop_demanded(path: Path, x: Tensor, state: tuple[Tensor, ...]) -> str | No
         return "readable_loop() is active"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
-    weights = (*vars(path.input).values(), *vars(path.recurrent).values())
-    norms = [norm for norm in (path.norm_ih, path.norm_hh, path.norm_cell) if norm is not None]
-    scales = (parameter for norm in norms for parameter in norm.parameters())
-    tensors = (x, *state, path.bias_ih, path.bias_hh, path.projection, *weights, *scales)
-    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+    if forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(t).tangent is not None for t in _tensors(path, x, state)
+    ):
         return "forward-mode differentiation"
     return None
+
+
+def _tensors(path: Path, x: Tensor, state: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    """Yield all that a layer in one direction computes with."""
+    yield x
+    yield from state
+    linears = (*vars(path.input).values(), *vars(path.recurrent).values())
+    for value in (path.bias_ih, path.bias_hh, path.projection, *linears):
+        if isinstance(value, Tensor):
+            yield value
+    for norm in (path.norm_ih, path.norm_hh, path.norm_cell):
+        if norm is not None:
+            yield from norm.parameters()
+            yield from norm.buffers()
 
 
 def _torch_obstacle(path: Path, x: Tensor) -> str | None:
@@ -110,7 +123,9 @@ def _torch_obstacle(path: Path, x: Tensor) -> str | None:
     return None
 
 
-def _fused_obstacle(path: Path, x: Tensor, batch_sizes: Sequence[int]) -> str | None:
+def _fused_obstacle(
+    path: Path, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int]
+) -> str | None:
     """Return why the fused path does not compute the same."""
     dtype = path.recurrent.dtype
     if path.state_quantizer is not None:
@@ -121,12 +136,16 @@ def _fused_obstacle(path: Path, x: Tensor, batch_sizes: Sequence[int]) -> str | 
         return "the linear map is not one of those with a hand-written gradient"
     if torch._C._is_any_autocast_enabled():
         return "autocast is active"
-    if dtype not in (torch.float32, torch.float64) or (x.is_floating_point() and x.dtype != dtype):
+    if dtype not in (torch.float32, torch.float64):
         return f"the fused path computes in float32 or float64, here {x.dtype} meets {dtype}"
+    if (observer := watched()) is not None:
+        return observer
     norms = [norm for norm in (path.norm_ih, path.norm_hh, path.norm_cell) if norm is not None]
     for norm in norms:
-        if (obstacle := norm_obstacle(norm, dtype)) is not None:
+        if (obstacle := norm_obstacle(norm, path)) is not None:
             return f"{type(norm).__name__} {obstacle}"
+    if (difference := misfit(_tensors(path, x, state), dtype)) is not None:
+        return difference
     if len({norm.statistics for norm in norms}) > 1:
         return "statistics over features and over the batch meet"
     if batch_sizes and batch_sizes[-1] < 2 and any(n.statistics == "batch" and n.training for n in norms):
@@ -134,8 +153,13 @@ def _fused_obstacle(path: Path, x: Tensor, batch_sizes: Sequence[int]) -> str | 
     return None
 
 
-def norm_obstacle(norm: Normalizer, dtype: torch.dtype) -> str | None:
-    """Return why the normaliser is not known to compute what its contract promises with ``statistics``."""
+def norm_obstacle(norm: Normalizer, path: Path) -> str | None:
+    """Return why a normaliser is not known to compute what its contract promises with ``statistics``.
+
+    Args:
+        norm: one of those of ``path``.
+        path: with a linear map of this package.
+    """
     if norm.statistics is None:
         return "declares no statistics"
     classes = type(norm).__mro__
@@ -148,10 +172,27 @@ def norm_obstacle(norm: Normalizer, dtype: torch.dtype) -> str | None:
         return "has hooks"
     if norm.statistics == "batch" and not norm.centered:
         return "does not centre over the batch"
-    parameters = (getattr(norm, "gain", None), getattr(norm, "bias", None))
-    if any(p is not None and p.dtype != dtype for p in parameters):
-        return f"has parameters that are not {dtype}"
+    dtype, (segments, units) = path.recurrent.dtype, _matrices(path.recurrent).shape[:2]
+    shape = (path.groups if norm is path.norm_cell else segments, units)
+    for name in ("gain", "bias", "running_mean", "running_var"):
+        tensor, expected = getattr(norm, name, None), torch.Size(shape)
+        if name.startswith("running"):
+            if norm.statistics != "batch":
+                continue
+            tensor = norm.get_buffer(name)
+            expected = torch.Size((max(1, len(tensor)), *shape))
+        if tensor is not None and (tensor.shape != expected or tensor.dtype != dtype):
+            found = f"shape {tuple(tensor.shape)} in {tensor.dtype}"
+            return f"has a {name} of {found}, not {tuple(expected)} in {dtype}"
     return None
+
+
+def _matrices(linear: LinearMap) -> Tensor:
+    """Return the weight that gives the pre-activations, ``(segments, units, …)``."""
+    if isinstance(linear, Factored):
+        return linear.outer
+    assert isinstance(linear, Dense | Grouped)
+    return linear.weight
 
 
 def _fused_steps() -> tuple[Step, ...]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer
+from qlstm_core.layers.border import check_result
 from qlstm_core.layers.linear import Dense, LinearMap
 
 Step = Callable[..., tuple[Tensor, ...]]
@@ -74,8 +75,8 @@ class StateTrace:
 
 def quantize_state(quantizer: Quantizer, state: Tensor) -> Tensor:
     """Quantize each row of ``(n, features)`` by itself, as a matrix of its own."""
-    quantized: Tensor = quantizer(state.unsqueeze(1)).squeeze(1)
-    return quantized
+    matrices = state.unsqueeze(1)
+    return check_result(quantizer, "the state", matrices, quantizer(matrices)).squeeze(1)
 
 
 def run_loop(
@@ -112,7 +113,7 @@ def run_loop(
         # Sequences that have ended (or, in reverse, not begun) keep their state.
         state = (
             new
-            if alive == len(state[0])
+            if alive == state[0].shape[0]
             else tuple(torch.cat([n, s[alive:]]) for n, s in zip(new, state, strict=True))
         )
         outputs[t] = new[0]
@@ -153,7 +154,7 @@ def _side(
 ) -> Tensor:
     """Return N(W x) + b, ``(batch, gates, hidden)``, from ``(batch, groups · gates, rows)``."""
     if norm is not None:
-        preactivation = norm(preactivation, count)
+        preactivation = check_result(norm, "a pre-activation", preactivation, norm(preactivation, count))
     if bias is not None:
         preactivation = preactivation + bias
     if groups > 1:
@@ -166,7 +167,12 @@ def _cell_normalizer(path: Path, count: int) -> dict[str, Callable[[Tensor], Ten
     norm = path.norm_cell
     if norm is None:
         return {}
-    return {"norm_cell": lambda c: norm(c.unflatten(1, (path.groups, -1)), count).flatten(1)}
+
+    def norm_cell(c: Tensor) -> Tensor:
+        c = c.unflatten(1, (path.groups, -1))
+        return check_result(norm, "the cell state", c, norm(c, count)).flatten(1)
+
+    return {"norm_cell": norm_cell}
 
 
 def run_torch(
@@ -207,7 +213,12 @@ def run_torch(
     settings = (weights, has_bias, len(layers), dropout, training, bidirectional)
     steps, batch = len(batch_sizes), batch_sizes[0]
     if batch_sizes[-1] == batch:
-        y, *final = operator(x.view(steps, batch, -1), hx, *settings, False)
-        return y.flatten(0, 1), tuple(final)
-    y, *final = operator(x, torch.tensor(batch_sizes), hx, *settings)
+        y, *final = operator(_copied(x).view(steps, batch, x.shape[-1]), hx, *settings, False)
+        return _copied(y.flatten(0, 1)), tuple(final)
+    y, *final = operator(x, torch.tensor(batch_sizes, device="cpu"), hx, *settings)
     return y, tuple(final)
+
+
+def _copied(rows: Tensor) -> Tensor:
+    """Return a copy where torch.export traces: the steps of a view would fix the size of the batch."""
+    return rows.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else rows

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
+from qlstm_core.layers.border import record_call
 from qlstm_core.layers.call import SequenceCall, bare
-from qlstm_core.layers.checks import check_features, check_state, check_tokens
+from qlstm_core.layers.checks import check_device, check_features, check_state, check_tokens
 from qlstm_core.layers.fused import run_fused
 from qlstm_core.layers.route import Route, choose_route
 from qlstm_core.layers.sequence import (
@@ -46,15 +48,19 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
         Returns:
             Output of the last layer, and the final state.
         """
+        if isinstance(input, Proxy):
+            return record_call(self, input, hx)
         state = None if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
         output, state = self._call(input, state)
         return output, bare(state)
 
     def _check_input(self, x: Tensor, tokens: bool, packed: bool) -> None:
+        weight = next(self.parameters())
+        check_device(x, weight.device)
         if tokens:
             check_tokens(x, self.input_size)
         else:
-            check_features(x, self.dtype, self.input_size, packed)
+            check_features(x, weight.dtype, self.input_size, packed)
 
     def _rows(
         self, x: Tensor, state: tuple[Tensor, ...] | None, batch_sizes: list[int]
@@ -65,10 +71,10 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
         cells = self.num_layers * self.num_directions
         sizes = {"h": self.output_size, "c": self.hidden_size}
         shapes = [(cells, batch, sizes[name]) for name in self.states]
+        dtype = x.dtype if x.is_floating_point() else self.dtype
         if state is None:
-            dtype = x.dtype if x.is_floating_point() else self.dtype
             return tuple(x.new_zeros(shape, dtype=dtype) for shape in shapes)
-        check_state(type(self).__name__, state, shapes)
+        check_state(type(self).__name__, state, shapes, dtype, x.device)
         return state
 
     def _run(
@@ -77,7 +83,7 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
         """Run all layers over ``(Σ batch_sizes, …)``; states are ``(layers · directions, batch, …)``."""
         if self.training and batch_sizes[0] < 2 and self.needs_batch:
             raise ValueError(
-                "batch normalisation needs at least 2 sequences in training, got 1; "
+                f"batch normalisation needs at least 2 sequences in training, got {batch_sizes[0]}; "
                 "use a larger batch, or a normaliser without batch statistics such as 'layer'"
             )
         layers = [
@@ -135,11 +141,12 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
             tokens: whether the input will be tokens.
         """
         found = []
+        device = next(self.parameters()).device
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for layer, direction in self._cells():
                 path = self._path(layer, direction)
                 first = tokens and layer == 0
-                x = torch.empty(0, dtype=torch.int64 if first else path.input.dtype)
+                x = torch.empty(0, dtype=torch.int64 if first else path.input.dtype, device=device)
                 found.append(self._route(path, x, (), ()))
         return found
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from qlstm_core.interfaces import (
     NoNormalizer,
@@ -18,6 +19,7 @@ from qlstm_core.interfaces import (
     acts_on_activations,
     acts_on_weights,
 )
+from qlstm_core.layers.border import check_result
 from qlstm_core.layers.checks import check_arguments
 from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.selection import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
@@ -45,12 +47,12 @@ class WeightedLayer(nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         quantizer: QuantizerLike | dict[str, QuantizerLike] = "none",
         normalizer: NormalizerLike | dict[str, NormalizerLike] = "none",
         state_quantizer: QuantizerLike = "none",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
@@ -121,7 +123,7 @@ class WeightedLayer(nn.Module):
     ) -> LinearMap:
         """Return the path's linear map; ``normalizer`` is given where it acts on weights."""
         weight = self._path_weight(path, weights)
-        return Dense(weight if normalizer is None else normalizer.weight(weight))
+        return Dense(weight if normalizer is None else reweighted(normalizer, weight, f"{path}_l{layer}"))
 
     def _groups(self, layer: int) -> int:
         """Return how many independent groups the rows of a layer's gates are split into."""
@@ -176,12 +178,17 @@ class WeightedLayer(nn.Module):
         projection = {"weight_hr": shapes.pop("weight_hr")} if self.proj_size else {}
         return {**shapes, **biases, **projection}
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw weights and biases from U(−1/√hidden, 1/√hidden) in torch's order; start all else anew."""
         for layer, direction in self._cells():
             for name in self._parameter_shapes(layer):
-                bound = self._bound(name)
-                nn.init.uniform_(self.get_parameter(name + _suffix(layer, direction)), -bound, bound)
+                bound, full_name = self._bound(name), name + _suffix(layer, direction)
+                if full_name in self._parameters:
+                    nn.init.uniform_(self.get_parameter(full_name), -bound, bound)
+                else:
+                    fresh = torch.empty_like(getattr(self, full_name))
+                    assign(self, full_name, nn.init.uniform_(fresh, -bound, bound))
         for layer, direction in self._cells():
             suffix = _suffix(layer, direction)
             weights = self._weights(layer, direction)
@@ -222,10 +229,10 @@ class WeightedLayer(nn.Module):
         """Do nothing: torch.nn.LSTM has this method, and callers of a drop-in call it."""
 
     @property
-    def all_weights(self) -> list[list[nn.Parameter]]:
-        """The parameters of every layer and direction, in torch's order."""
+    def all_weights(self) -> list[list[Tensor]]:
+        """The weights and biases of every layer and direction, in torch's order."""
         return [
-            [self.get_parameter(name + _suffix(layer, direction)) for name in self._parameter_shapes(layer)]
+            [getattr(self, name + _suffix(layer, direction)) for name in self._parameter_shapes(layer)]
             for layer, direction in self._cells()
         ]
 
@@ -259,7 +266,8 @@ class WeightedLayer(nn.Module):
             if key + suffix in self.quantizers:
                 quantizer = self.quantizers[key + suffix]
                 curvature = getattr(self, f"curvature_{key}{suffix}", None)
-                weights[key] = quantizer(weight, None if curvature is None else curvature.view_as(weight))
+                quantized = quantizer(weight, None if curvature is None else curvature.view_as(weight))
+                weights[key] = check_result(quantizer, f"weight_{key}{suffix}", weight, quantized)
         return weights
 
     def _path(self, layer: int, direction: int) -> Path:
@@ -277,7 +285,8 @@ class WeightedLayer(nn.Module):
                 if acts_on_activations(norm):
                     acting[key] = norm
         groups = self._groups(layer)
-        biases = [getattr(self, name + suffix).view(groups * self.gates, -1) for name in self._bias_names]
+        rows = (groups * self.gates, self.hidden_size // groups)
+        biases = [getattr(self, name + suffix).view(rows) for name in self._bias_names]
         state_quantizer = self.state_quantizers["state" + suffix] if self.state_quantizers else None
         assert state_quantizer is None or isinstance(state_quantizer, Quantizer)
         return Path(
@@ -304,7 +313,14 @@ class WeightedLayer(nn.Module):
                 if key + suffix in self.quantizers:
                     quantizer = self.quantizers[key + suffix]
                     assert isinstance(quantizer, Quantizer)
-                    quantizer.constrain_(weight)
+                    name = f"weight_{key}{suffix}"
+                    if name in self._parameters:
+                        quantizer.constrain_(weight)
+                        continue
+                    constrained = weight.clone()
+                    quantizer.constrain_(constrained)
+                    if not torch.equal(constrained, weight):
+                        assign(self, name, constrained.view_as(getattr(self, name)))
 
     def storage_bytes(self) -> int:
         """Bytes of the layer as deployed.
@@ -337,6 +353,70 @@ _REPR_DEFAULTS: dict[str, Any] = {
     "dropout": 0.0,
     "bidirectional": False,
 }
+
+
+def source_of(layer: WeightedLayer, name: str) -> nn.Parameter:
+    """Return the parameter that a weight is, or, where it is computed, the one of its shape behind it.
+
+    Computed weights are those of ``torch.nn.utils.parametrize`` and, recomputed by a hook before each forward
+    call, of ``torch.nn.utils.prune`` and the older ``weight_norm`` and ``spectral_norm``.
+
+    Raises:
+        ValueError: a weight that is computed from parameters of other shapes.
+    """
+    if (parameter := layer._parameters.get(name)) is not None:
+        return parameter
+    if is_parametrized(layer, name):
+        sources = list(layer.get_submodule(f"parametrizations.{name}").parameters(recurse=False))
+    else:
+        sources = [p for end in ("_orig", "_v") if (p := layer._parameters.get(name + end)) is not None]
+    key, _, suffix = name.removeprefix("weight_").partition("_l")
+    gates, rows, cols = layer._matrices(int(suffix.removesuffix("_reverse")))[key]
+    for parameter in sources:
+        if parameter.shape == (gates * rows, cols):
+            return parameter
+    raise ValueError(
+        f"{name} is computed from parameters of shapes {[tuple(p.shape) for p in sources]}, "
+        f"none of them its own, {(gates * rows, cols)}"
+    )
+
+
+@torch.no_grad()
+def assign(layer: WeightedLayer, name: str, value: Tensor) -> None:
+    """Give a computed weight or bias a value, as far as its parametrisation can take it."""
+    if is_parametrized(layer, name):
+        setattr(layer, name, value)
+        return
+    for end in ("_orig", "_v"):
+        if (parameter := layer._parameters.get(name + end)) is not None:
+            parameter.copy_(value)
+    for hook in _hooks_of(layer, name):
+        if (length := layer._parameters.get(f"{name}_g")) is not None:
+            length.copy_(torch.norm_except_dim(value, 2, hook.dim))
+    recompute(layer)
+
+
+@torch.no_grad()
+def recompute(layer: WeightedLayer) -> None:
+    """Compute anew what hooks before a forward call compute: pruned weights, and those of the older norms."""
+    for index, direction in layer._cells():
+        for name in layer._parameter_shapes(index):
+            for hook in _hooks_of(layer, name + _suffix(index, direction)):
+                hook(layer, ())
+
+
+def _hooks_of(layer: WeightedLayer, name: str) -> list[Any]:
+    """Return the hooks that compute a weight; torch's keep its name as ``name`` or ``_tensor_name``."""
+    return [
+        hook
+        for hook in layer._forward_pre_hooks.values()
+        if name in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
+    ]
+
+
+def reweighted(normalizer: Normalizer, weight: Tensor, name: str) -> Tensor:
+    """Return the weight that a normaliser of weights makes of the one called ``weight_{name}``."""
+    return check_result(normalizer, f"weight_{name}", weight, normalizer.weight(weight))
 
 
 def _suffix(layer: int, direction: int) -> str:

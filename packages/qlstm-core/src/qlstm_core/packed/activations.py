@@ -15,10 +15,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qlstm_core.jit import compiled
+from qlstm_core.packed.format import LARGEST_ENTRY
 
-ENTRY_LIMIT = {8: 255, 12: 4095, 16: 65535}
+ENTRY_LIMIT = {8: 255, 12: 4095, 16: LARGEST_ENTRY}
 """The largest table entry by ``activation_bits``."""
 
 # Adding 1.5 · 2^23 rounds a float32 of magnitude below 2^22 to the nearest integer (ties to even), which then
@@ -123,3 +125,35 @@ def _quantizer(span: int) -> Any:
 
 
 _quantize_fours, _quantize_sixes = _quantizer(4), _quantizer(6)
+
+
+_LOOKED_AT = 256  # rows of an input
+_COARSE = 0.02  # outputs are off by about a third of it
+
+
+def outweighed(x: NDArray[np.float32], limit: int) -> str:
+    """Say which feature is so large that rounding takes more than 2 % of what nine tenths of the others hold.
+
+    Args:
+        x: ``(rows, features)``; the first 256 rows are looked at.
+        limit: ``ENTRY_LIMIT`` of the ``activation_bits``.
+
+    Returns:
+        An empty text where no feature is, in at least half of the rows.
+    """
+    given = np.abs(x[:_LOOKED_AT].astype(np.float64))
+    given = given[np.isfinite(given).all(1)]
+    features = given.shape[1]
+    others = np.sort(given, axis=1)[:, : features - max(1, features // 10)]
+    if not others.size:
+        return ""
+    step = given.max(1) / limit
+    # A rounded value is off by step²/12 on average of the squares; 0 stays 0.
+    noise = step * np.sqrt((others > 0).sum(1) / 12)
+    if np.mean(noise > _COARSE * np.sqrt(np.square(others).sum(1))) < 0.5:
+        return ""
+    peaks = given.max(0)
+    return (
+        f"feature {peaks.argmax()} of the input is up to {peaks.max():.3g}, most others {others.max():.3g}, "
+        f"and all are rounded to multiples of {np.median(step):.2g}"
+    )

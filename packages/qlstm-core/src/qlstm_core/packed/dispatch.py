@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qlstm_core.layers.border import compiles
 from qlstm_core.packed.format import SPANS
 from qlstm_core.plugins import Catalogue, KernelSpec, PluginError, PluginWarning, registry
-from qlstm_core.plugins.errors import describe
+from qlstm_core.plugins.errors import blame
 
 ENVIRONMENT = "QLSTM_KERNEL"
 """The environment variable that names a kernel."""
@@ -92,8 +93,11 @@ def choose(name: str | None = None) -> Kernel:
 
     Raises:
         UnknownNameError: no plugin provides a kernel of that name; lists those installed.
-        PluginError: this host does not support the kernel asked for, or its factory fails.
+        PluginError: this host does not support the kernel asked for, or its factory fails; or Numba is set to
+            compile nothing.
     """
+    if not compiles():
+        raise PluginError("packed networks need compiled code, and NUMBA_DISABLE_JIT is set: unset it")
     kernels = registry.catalogue("qlstm_kernels", KernelSpec, "kernel", product=Kernel)
     if name is not None:
         return _named(kernels, name)
@@ -107,14 +111,20 @@ def choose(name: str | None = None) -> Kernel:
         try:
             if spec.supported():
                 return _built(kernels, candidate)
-        except Exception as error:
-            warnings.warn(f"kernel {candidate!r} is passed over: {describe(error)}", PluginWarning)
+        except BaseException as error:
+            warnings.warn(f"kernel {candidate!r} is passed over: {blame(error)}", PluginWarning)
     raise PluginError("no installed kernel runs on this host")
 
 
 def _named(kernels: Catalogue[KernelSpec], name: str) -> Kernel:
     spec = kernels.get(name)
-    if not spec.supported():
+    try:
+        supported = bool(spec.supported())
+    except BaseException as error:
+        raise PluginError(
+            f"kernel {name!r} cannot tell whether it runs on this host: {blame(error)}"
+        ) from error
+    if not supported:
         raise PluginError(f"kernel {name!r} does not run on this host: {spec.summary}")
     return _built(kernels, name)
 

@@ -15,11 +15,15 @@ from qlstm_core.layers import GRU, LSTM, FactorizedLSTM, RecurrentLayer
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
 from qlstm_core.layers.route import norm_obstacle
 from qlstm_core.layers.sequence import Path
+from qlstm_core.layers.weights import recompute
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.format import MAX_COLUMNS
 from qlstm_core.packed.network import Cell, Config, Floats, Matrix, Network, Norm
 
-_TOLERANCE = 1e-4  # of a row's largest weight: what float32 may have rounded
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Return what rounding may have cost, of a row's largest weight."""
+    return max(1e-4, torch.finfo(dtype).eps)
 
 
 @torch.no_grad()
@@ -46,7 +50,15 @@ def extract(layer: RecurrentLayer) -> Network:
     if layer.state_quantizers:
         name = type(next(iter(layer.state_quantizers.values()))).__name__
         raise ValueError(f"state_quantizer {name} cannot be packed: only weights are; leave it at 'none'")
-    frozen = copy.deepcopy(layer).cpu().eval()
+    if any(parameter.is_meta for parameter in layer.parameters()):
+        raise ValueError(
+            "pack needs weights, but this layer is on the meta device, which has none: "
+            "layer.to_empty(device='cpu'), then load_state_dict"
+        )
+    # torch does not copy what a hook has computed, and which is as old as the last forward call.
+    computed = {id(t): t.detach() for t in vars(layer).values() if isinstance(t, Tensor) and not t.is_leaf}
+    frozen = copy.deepcopy(layer, computed).cpu().eval()
+    recompute(frozen)
     cells = tuple(_cell(frozen, index, direction) for index, direction in frozen._cells())
     network = Network(_config(frozen, family), cells)
     for (index, direction), cell in zip(network.config.cells(), cells, strict=True):
@@ -92,7 +104,7 @@ def _cell(layer: RecurrentLayer, index: int, direction: int) -> Cell:
         if reweighted:
             factors[key] = factor
     acting = {"ih": path.norm_ih, "hh": path.norm_hh, "cell": path.norm_cell}
-    norms = {key: _described(norm, layer.dtype) for key, norm in acting.items() if norm is not None}
+    norms = {key: _described(norm, path) for key, norm in acting.items() if norm is not None}
     return Cell(matrices, factors, norms, _bias(path, layer))
 
 
@@ -113,8 +125,10 @@ def _matrix(layer: RecurrentLayer, key: str, suffix: str, dense: Tensor) -> Matr
         raise ValueError(f"weight_{key}{suffix} has {dense.shape[-1]} columns, at most {MAX_COLUMNS} fit")
     if not torch.isfinite(dense).all():
         raise ValueError(f"weight_{key}{suffix} holds values that are not finite")
-    weight = layer.get_parameter(f"weight_{key}{suffix}").detach().view(dense.shape)
+    weight = getattr(layer, f"weight_{key}{suffix}").detach().view(dense.shape)
     curvature = getattr(layer, f"curvature_{key}{suffix}", None)
+    if not torch.isfinite(weight).all():  # rounding to levels may hide it
+        raise ValueError(f"weight_{key}{suffix} holds values that are not finite: the network has diverged")
     try:
         planes = quantizer.bitplanes(weight, None if curvature is None else curvature.view_as(weight))
     except (ValueError, NotImplementedError) as error:
@@ -123,7 +137,7 @@ def _matrix(layer: RecurrentLayer, key: str, suffix: str, dense: Tensor) -> Matr
         planes.signs, planes.scales.float(), None if planes.offset is None else planes.offset.float()
     )
     off = float((planes.dense().double() - dense.double()).abs().max())
-    if off > _TOLERANCE * float(dense.abs().max()):
+    if off > _tolerance(dense.dtype) * float(dense.abs().max()):
         raise ValueError(
             f"{name}: bitplanes() is off by {off:.2g} from what forward() returns in eval(); "
             "`qlstm check` tells more"
@@ -151,13 +165,14 @@ def _row_factor(
             f"{type(layer).__name__} multiplies with a {type(linear).__name__} that the kernels do not know; "
             "they know the weights of LSTM, GRU, FactorizedLSTM and GroupedLSTM"
         )
+    tolerance = _tolerance(found.dtype)
     found, given = found.double(), given.double()
     square = given.square().sum(-1)
     factor = (found * given).sum(-1) / torch.where(square > 0, square, torch.ones_like(square))
     if not reweighted:
         factor = torch.ones_like(factor)
     off = (found - factor.unsqueeze(-1) * given).abs().amax(-1)
-    if bool((off > _TOLERANCE * found.abs().amax(-1)).any()):
+    if bool((off > tolerance * found.abs().amax(-1)).any()):
         name = type(layer.normalizers[f"{key}_l0"]).__name__ if reweighted else type(layer).__name__
         raise ValueError(
             f"{name} cannot be packed: it changes the quantized weight in a way that bits cannot follow; "
@@ -166,13 +181,13 @@ def _row_factor(
     return _floats(factor)
 
 
-def _described(norm: Normalizer, dtype: torch.dtype) -> Norm:
+def _described(norm: Normalizer, path: Path) -> Norm:
     """Return a normaliser as data.
 
     Raises:
         ValueError: one that does not promise to compute what the contract of ``statistics`` says.
     """
-    obstacle = norm_obstacle(norm, dtype)
+    obstacle = norm_obstacle(norm, path)
     if obstacle is not None:
         raise ValueError(
             f"normalizer {type(norm).__name__} cannot be packed: it {obstacle}; one may scale rows of the "

@@ -37,13 +37,18 @@ LINES = 64
 """Lines of a tile."""
 RUN = 16
 """Neighbouring rows of one plane."""
+LARGEST_ENTRY = 2**16 - 1
+"""Of the finest tables."""
+LARGEST_SUM = 2**31 - 1
+"""What a kernel can return; inside it sums modulo 2^32."""
 MAX_COLUMNS = 2**17
-"""Beyond this, a sum of 16-bit table entries could pass 2^31."""
+"""Beyond this, one plane's sum could pass ``LARGEST_SUM``."""
 
 SPANS = (4, 6)
 """Columns of a group that a layout is described for."""
 
 _ALIGNMENT = 64
+_AT_ONCE = 2**24  # signs that are brought into the layout at a time, padding included
 _GROUPS_STEP = 4  # 6-bit table entries are added in fours before they are widened
 
 
@@ -125,16 +130,8 @@ class PackedMatrix:
 
     @property
     def pairing(self) -> int:
-        """How planes 2k and 2k+1 are added inside the kernel.
-
-        1: they have equal scales (ternary); 2: the second has twice the first's (uniform grids); 0: neither,
-        or an odd number of planes: each plane gives a sum of its own.
-        """
-        if self.planes % 2 == 0:
-            for ratio in (1, 2):
-                if np.array_equal(self.scales[1::2], ratio * self.scales[::2]):
-                    return ratio
-        return 0
+        """How planes 2k and 2k+1 are added inside the kernel; see :func:`pairing_of`."""
+        return pairing_of(self.scales, self.groups)
 
     @property
     def sums(self) -> int:
@@ -165,6 +162,20 @@ class PackedMatrix:
         return np.ascontiguousarray(np.broadcast_to(self.offset, (gates, rows)).reshape(-1))
 
 
+def pairing_of(scales: NDArray[np.float32], groups: int) -> int:
+    """Return how planes 2k and 2k+1 are added inside the kernel, from scales ``(planes, …)``.
+
+    1: they have equal scales (ternary); 2: the second has twice the first's (uniform grids); 0: each plane
+    gives a sum of its own, because scales differ otherwise, the number of planes is odd, or there are so many
+    ``groups`` of columns that a sum of two planes could pass ``LARGEST_SUM``.
+    """
+    if len(scales) % 2 == 0:
+        for ratio in (1, 2):
+            if np.array_equal(scales[1::2], ratio * scales[::2]):
+                return ratio if (1 + ratio) * groups * LARGEST_ENTRY <= LARGEST_SUM else 0
+    return 0
+
+
 def blocks_shape(shape: tuple[int, int, int], planes: int, span: int) -> tuple[int, int, int]:
     """Return the shape of the blocks of a ``(gates, rows, cols)`` weight with ``planes`` planes."""
     gates, rows, cols = shape
@@ -184,20 +195,38 @@ def pack(planes: BitPlanes, span: int = 4) -> PackedMatrix:
     """
     signs = planes.signs.cpu().numpy()
     k, gates, rows, cols = signs.shape
-    tiles, groups, size = blocks_shape((gates, rows, cols), k, span)
-    lines = -(-gates * rows // RUN)
-    bits = np.zeros((k, lines * RUN, span * groups), np.uint8)
-    bits[:, : gates * rows, :cols] = signs.reshape(k, gates * rows, cols)
-    weights = (1 << np.arange(span)).astype(np.uint8).reshape(span, 1)
-    each = (bits.reshape(k, lines, RUN, span, groups) * weights).sum(3, dtype=np.uint8)
-    runs = np.zeros((4 * tiles, RUN, groups), np.uint8)
-    runs[: lines * k] = each.swapaxes(0, 1).reshape(lines * k, RUN, groups)
-    # (tile, half, even or odd byte, j, group) -> (tile, group, half, j, even or odd byte)
-    indexes = runs.reshape(tiles, 2, 2, RUN, groups).transpose(0, 4, 1, 3, 2)
-    blocks = aligned((tiles, groups, size), np.uint8)
-    blocks[:] = (_join_nibbles if span == 4 else _join_sixes)(indexes).reshape(blocks.shape)
+    blocks = pack_signs(signs.reshape(k, 1, gates * rows, cols), span)[0]
     offset = None if planes.offset is None else planes.offset.detach().cpu().float().numpy()
     return PackedMatrix(blocks, (gates, rows, cols), planes.scales.detach().cpu().float().numpy(), offset)
+
+
+def pack_signs(signs: NDArray[np.bool_], span: int) -> NDArray[np.uint8]:
+    """Return the blocks of several matrices of one shape, ``(matrices, tiles, groups, 8·span)``.
+
+    Args:
+        signs: ``(planes, matrices, rows, cols)``, the rows of all gates below each other.
+        span: columns of a group, 4 or 6.
+    """
+    k, count, rows, cols = signs.shape
+    tiles, groups, size = blocks_shape((1, rows, cols), k, span)
+    lines = -(-rows // RUN)
+    weights = (1 << np.arange(span)).astype(np.uint8).reshape(span, 1)
+    blocks = aligned((count, tiles, groups, size), np.uint8)
+    # A matrix of one row takes 16 here: many at a time, but not all of them.
+    some = max(1, _AT_ONCE // (k * lines * RUN * span * groups))
+    for first in range(0, count, some):
+        own = signs[:, first : first + some]
+        n = own.shape[1]
+        bits = np.zeros((k, n, lines * RUN, span * groups), np.uint8)
+        bits[:, :, :rows, :cols] = own
+        each = (bits.reshape(k, n, lines, RUN, span, groups) * weights).sum(4, dtype=np.uint8)
+        runs = np.zeros((n, 4 * tiles, RUN, groups), np.uint8)
+        runs[:, : lines * k] = each.transpose(1, 2, 0, 3, 4).reshape(n, lines * k, RUN, groups)
+        # (tile, half, even or odd byte, j, group) -> (tile, group, half, j, even or odd byte)
+        indexes = runs.reshape(n * tiles, 2, 2, RUN, groups).transpose(0, 4, 1, 3, 2)
+        joined = (_join_nibbles if span == 4 else _join_sixes)(indexes)
+        blocks[first : first + n] = joined.reshape(n, tiles, groups, size)
+    return blocks
 
 
 def unpack(matrix: PackedMatrix) -> BitPlanes:

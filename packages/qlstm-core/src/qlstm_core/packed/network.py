@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -150,3 +150,17 @@ class Network:
 
     config: Config
     cells: tuple[Cell, ...]
+
+    def with_floats(self) -> Network:
+        """Return the same network with the values of its bits as float32."""
+        cells = tuple(
+            replace(
+                cell,
+                matrices={
+                    key: m.unpack().dense().numpy() if isinstance(m, Bits) else m
+                    for key, m in cell.matrices.items()
+                },
+            )
+            for cell in self.cells
+        )
+        return Network(self.config, cells)

@@ -19,7 +19,7 @@ from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.moments import LAYER, NO_NORM, RMS
 from qlstm_core.packed.activations import ENTRY_LIMIT
 from qlstm_core.packed.bits import Bits
-from qlstm_core.packed.format import PackedMatrix, aligned, pack
+from qlstm_core.packed.format import aligned, blocks_shape, pack_signs, pairing_of
 from qlstm_core.packed.network import Cell, Config, Floats, Network, Norm
 
 LANES = 64
@@ -39,8 +39,8 @@ def _record(integers: str, floats: str = "") -> np.dtype[np.void]:
 
 MATRIX = _record("at tiles groups rows cols pairing sums scales offsets")
 """One matrix. ``at``: where blocks start (of a matrix of floats, ``tiles`` tiles of 64 rows); ``groups``,
-``pairing``, ``sums``: as :class:`PackedMatrix`, of floats 0; ``scales``, ``offsets``: where those of the rows
-start in ``floats``."""
+``pairing``, ``sums``: as those of a :class:`~qlstm_core.packed.format.PackedMatrix`, of floats 0; ``scales``,
+``offsets``: where those of the rows start in ``floats``."""
 
 CELL = _record(
     "split units parts inner_ih outer_ih inner_hh outer_hh hr norm_ih norm_hh norm_cell "
@@ -82,7 +82,7 @@ class Program:
 
     @property
     def pairings(self) -> tuple[int, ...]:
-        """The pairings of all matrices of bits, see :attr:`PackedMatrix.pairing`."""
+        """The pairings of all matrices of bits, see :func:`~qlstm_core.packed.format.pairing_of`."""
         bits = self.matrices[self.matrices["sums"] > 0]
         return tuple(sorted({int(pairing) for pairing in bits["pairing"]}))
 
@@ -144,11 +144,7 @@ def build(network: Network, activation_bits: int, span: int) -> Program:
         row["parts"] = config.directions if groups > 1 and layer > 0 else 1
         _place_matrices(builder, row, cell, config, groups)
         _place_norms(builder, row, cell, config, groups)
-    blocks = aligned((sum(b.size for b in builder.blocks),), np.uint8)
-    np.concatenate(builder.blocks or [blocks], out=blocks)
-    floats = aligned((builder.size,), np.float32)
-    np.concatenate(builder.floats, out=floats)
-    return Program(config, activation_bits, span, cells, np.array(builder.matrices, MATRIX), blocks, floats)
+    return builder.program(config, activation_bits, cells)
 
 
 class _Builder:
@@ -156,54 +152,100 @@ class _Builder:
 
     def __init__(self, span: int) -> None:
         self.span = span
-        self.matrices: list[tuple[int, ...]] = []
+        self.matrices: list[NDArray[np.void]] = []
+        self.number = 0
         self.blocks: list[NDArray[np.uint8]] = []
+        self.bytes = 0
         self.floats: list[Floats] = []
         self.size = 0
 
+    def program(self, config: Config, activation_bits: int, cells: NDArray[np.void]) -> Program:
+        """Return what was appended, each kind in one array."""
+        blocks, floats = aligned((self.bytes,), np.uint8), aligned((self.size,), np.float32)
+        np.concatenate(self.blocks or [blocks], out=blocks)
+        np.concatenate(self.floats, out=floats)
+        matrices = np.concatenate(self.matrices)
+        return Program(config, activation_bits, self.span, cells, matrices, blocks, floats)
+
     def put(self, array: NDArray[Any]) -> int:
         """Append numbers and return where they start."""
-        start = self.size
-        flat = np.zeros(-(-array.size // 16) * 16, np.float32)
-        flat[: array.size] = array.reshape(-1)
-        self.floats.append(flat)
-        self.size += len(flat)
-        return start
+        return int(self.put_each(array.reshape(1, -1))[0])
 
-    def put_blocks(self, packed: PackedMatrix) -> int:
-        """Append blocks and return where they start."""
-        start = sum(b.size for b in self.blocks)
-        padding = np.zeros(-packed.blocks.size % 64, np.uint8)
-        self.blocks += [packed.blocks.reshape(-1), padding]
-        return start
+    def put_each(self, arrays: NDArray[Any]) -> NDArray[np.int64]:
+        """Append numbers, each row by itself, and return where the rows start."""
+        count = len(arrays)
+        rows = arrays.reshape(count, -1)
+        padded = np.zeros((count, -(-rows.shape[1] // 16) * 16), np.float32)
+        padded[:, : rows.shape[1]] = rows
+        starts: NDArray[np.int64] = self.size + padded.shape[1] * np.arange(count)
+        self.floats.append(padded.reshape(-1))
+        self.size += padded.size
+        return starts
 
-    def place(self, matrix: BitPlanes | Floats, factor: Floats | None, same: int = -1) -> int:
-        """Append a matrix, its rows times ``factor``, and return its number.
+    def put_blocks(self, blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Append the blocks of matrices, whole cache lines each, and return where those of each start."""
+        starts: NDArray[np.int64] = self.bytes + blocks[0].size * np.arange(len(blocks))
+        self.blocks.append(blocks.reshape(-1))
+        self.bytes += blocks.size
+        return starts
+
+    def place(
+        self,
+        matrix: BitPlanes | Floats,
+        factor: Floats | None,
+        count: int = 1,
+        blocks: NDArray[np.int64] | None = None,
+    ) -> int:
+        """Append matrices of one shape and return the number of the first.
 
         Args:
-            matrix: the weight.
-            factor: ``(gates, rows)``.
-            same: the number of the same matrix, placed before, whose blocks are taken.
+            matrix: the weights, ``(count · gates, rows, cols)``.
+            factor: what the rows are multiplied with, ``(count · gates, rows)``.
+            count: how many matrices.
+            blocks: where the same matrices' blocks start, if they were placed before.
         """
         if isinstance(matrix, BitPlanes):
-            packed = pack(matrix, self.span)
-            rows, cols = packed.shape[0] * packed.shape[1], packed.shape[2]
-            scales, offsets = packed.row_scales(), packed.row_offsets()
-            if factor is not None:
-                scales, offsets = scales * factor.reshape(-1), offsets * factor.reshape(-1)
-            at = self.put_blocks(packed) if same < 0 else self.matrices[same][0]
-            place = self.put(scales), NOWHERE if packed.offset is None else self.put(offsets)
-            kind = packed.pairing, packed.sums
-            self.matrices.append((at, len(packed.blocks), packed.groups, rows, cols, *kind, *place))
+            placed = self._place_bits(matrix, factor, count, blocks)
         else:
-            dense = matrix if factor is None else matrix * factor[..., None]
-            rows, cols = dense.shape[0] * dense.shape[1], dense.shape[2]
-            tiles = -(-rows // LANES)
-            padded = np.zeros((tiles * LANES, cols), np.float32)
-            padded[:rows] = dense.reshape(rows, cols)
-            at = self.put(padded.reshape(tiles, LANES, cols).swapaxes(1, 2))
-            self.matrices.append((at, tiles, 0, rows, cols, 0, 0, NOWHERE, NOWHERE))
-        return len(self.matrices) - 1
+            placed = self._place_floats(matrix if factor is None else matrix * factor[..., None], count)
+        self.matrices.append(placed)
+        self.number += count
+        return self.number - count
+
+    def _place_bits(
+        self, matrix: BitPlanes, factor: Floats | None, count: int, blocks: NDArray[np.int64] | None
+    ) -> NDArray[np.void]:
+        planes, segments, units, cols = matrix.signs.shape
+        rows = segments // count * units
+        placed = np.zeros(count, MATRIX)
+        placed["rows"], placed["cols"], placed["offsets"] = rows, cols, NOWHERE
+        placed["tiles"], placed["groups"], _ = blocks_shape((1, rows, cols), planes, self.span)
+        given = matrix.scales.numpy()
+        pairing = pairing_of(given, int(placed["groups"][0]))
+        kept = given[::2] if pairing else given
+        placed["pairing"], placed["sums"] = pairing, len(kept)
+        if blocks is None:
+            blocks = self.put_blocks(
+                pack_signs(matrix.signs.numpy().reshape(planes, count, rows, cols), self.span)
+            )
+        placed["at"] = blocks
+        own = np.ones((segments, units), np.float32) if factor is None else factor
+        placed["scales"] = self.put_each((kept * own).reshape(-1, count, rows).swapaxes(0, 1))
+        if matrix.offset is not None:
+            placed["offsets"] = self.put_each((matrix.offset.numpy() * own).reshape(count, rows))
+        return placed
+
+    def _place_floats(self, dense: Floats, count: int) -> NDArray[np.void]:
+        segments, units, cols = dense.shape
+        rows = segments // count * units
+        tiles = -(-rows // LANES)
+        placed = np.zeros(count, MATRIX)
+        placed["tiles"], placed["rows"], placed["cols"] = tiles, rows, cols
+        placed["scales"] = placed["offsets"] = NOWHERE
+        padded = np.zeros((count, tiles * LANES, cols), np.float32)
+        padded[:, :rows] = dense.reshape(count, rows, cols)
+        placed["at"] = self.put_each(padded.reshape(count, tiles, LANES, cols).swapaxes(2, 3))
+        return placed
 
 
 def _place_matrices(builder: _Builder, row: Any, cell: Cell, config: Config, groups: int) -> None:
@@ -211,27 +253,23 @@ def _place_matrices(builder: _Builder, row: Any, cell: Cell, config: Config, gro
     given = {key: m.unpack() if isinstance(m, Bits) else m for key, m in cell.matrices.items()}
     row["inner_ih"] = row["inner_hh"] = row["hr"] = NOWHERE
     if config.rank is not None:
-        row["outer_ih"] = builder.place(given["outer"], factors.get("ih"))
-        row["outer_hh"] = builder.place(given["outer"], factors.get("hh"), same=int(row["outer_ih"]))
-        features = given["inner"].shape[-1] - config.output_size
-        row["inner_ih"] = builder.place(_part(given["inner"], slice(None), slice(features)), None)
-        row["inner_hh"] = builder.place(_part(given["inner"], slice(None), slice(features, None)), None)
+        outer, inner = given["outer"], given["inner"]
+        row["outer_ih"] = builder.place(outer, factors.get("ih"))
+        row["outer_hh"] = builder.place(outer, factors.get("hh"), blocks=builder.matrices[-1]["at"])
+        features = inner.shape[-1] - config.output_size
+        row["inner_ih"] = builder.place(_columns(inner, slice(features)), None)
+        row["inner_hh"] = builder.place(_columns(inner, slice(features, None)), None)
     else:
         for key in ("ih", "hh"):
-            row[f"outer_{key}"] = len(builder.matrices)
-            for group in range(groups):
-                own = slice(group * config.gates, (group + 1) * config.gates)
-                factor = factors[key][own] if key in factors else None
-                builder.place(_part(given[key], own, slice(None)), factor)
+            row[f"outer_{key}"] = builder.place(given[key], factors.get(key), groups)
     if config.proj_size:
         row["hr"] = builder.place(given["hr"], None)
 
 
-def _part(matrix: BitPlanes | Floats, gates: slice, cols: slice) -> BitPlanes | Floats:
+def _columns(matrix: BitPlanes | Floats, columns: slice) -> BitPlanes | Floats:
     if not isinstance(matrix, BitPlanes):
-        return matrix[gates, :, cols]
-    offset = None if matrix.offset is None else matrix.offset[gates]
-    return BitPlanes(matrix.signs[:, gates, :, cols], matrix.scales[:, gates], offset)
+        return matrix[..., columns]
+    return BitPlanes(matrix.signs[..., columns], matrix.scales, matrix.offset)
 
 
 def _place_norms(builder: _Builder, row: Any, cell: Cell, config: Config, groups: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -15,9 +16,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers import RecurrentLayer
+from qlstm_core.layers.border import watched
 from qlstm_core.layers.call import SequenceCall, bare
 from qlstm_core.layers.checks import check_features, check_state, check_tokens
 from qlstm_core.packed import storage
+from qlstm_core.packed.activations import ENTRY_LIMIT, outweighed
+from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.calls import bind, resolve
 from qlstm_core.packed.dispatch import choose
 from qlstm_core.packed.engine import run
@@ -40,6 +44,7 @@ def default_activation_bits(network: Network) -> int:
     return 16 if any(norm.statistics == "features" for norm in norms) else 12
 
 
+_CPU = torch.device("cpu")
 _NO_TOKENS = np.zeros(0, np.int64)
 
 
@@ -89,6 +94,9 @@ class PackedLayer(SequenceCall):
         self._program: Program = build(network, self.activation_bits, kernel.span)
         p = self._program
         record, self._functions = bind(kernel, self.activation_bits, p.pairings)
+        self._looked = not any(
+            isinstance(network.cells[0].matrices.get(key), Bits) for key in ("ih", "inner")
+        )
         self._arrays = (len(self.states) == 1, record, p.cells, p.matrices, p.blocks, p.floats)
 
     def __call__(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
@@ -107,6 +115,11 @@ class PackedLayer(SequenceCall):
         Raises:
             ValueError, RuntimeError: shapes, dtypes and tokens that do not fit, as the layer raises.
         """
+        if isinstance(state, Stream) and state.steps and self._program.cells["steps"].max() > 1:
+            raise ValueError(
+                "a whole sequence counts its steps from 0, and batch statistics are kept for each step: go "
+                "on with step(), or begin anew from tuple(state)"
+            )
         states = _states(state)
         given = x._replace(data=_tensor(x.data)) if isinstance(x, PackedSequence) else _tensor(x)
         output, final = self._call(given, states)
@@ -114,25 +127,42 @@ class PackedLayer(SequenceCall):
             return output.numpy(), bare(tuple(s.numpy() for s in final))
         return output, bare(final)
 
+    def rounding_error(self, x: Array | PackedSequence, state: Any = None) -> float:
+        """Measure what rounding activations to ``activation_bits`` costs for an input.
+
+        It is 1e-3 or less for most inputs, but no property of the network: a feature that is a thousand times
+        larger than the others leaves few bits for them. Scale such features, or pack with more bits.
+
+        Args:
+            x, state: as for a call.
+
+        Returns:
+            ``‖y − exact‖ / ‖exact‖`` of the outputs, the exact ones with the same weights as float32.
+        """
+        exact = type(self)(self.network.with_floats(), self.activation_bits)
+        found, wanted = (_values(packed(x, state)[0]) for packed in (self, exact))
+        return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
     @property
     def nbytes(self) -> int:
         """Bytes of the network as stored: those of the file up to its header."""
         return storage.nbytes(self.network)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the network to a file, which is there whole or not at all.
+    def save(self, file: storage.Target) -> None:
+        """Write the network to a file.
 
         Args:
-            path: the file, by custom ``….safetensors``; one that exists is replaced.
+            file: a path, by custom ``….safetensors``, where the file will be whole or not at all and replaces
+                one that exists; or a binary file that is open for writing, such as ``io.BytesIO()``.
         """
-        storage.save(self.network, path, self.activation_bits)
+        storage.save(self.network, file, self.activation_bits)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], activation_bits: int | None = None) -> Self:
+    def load(cls, file: storage.Target, activation_bits: int | None = None) -> Self:
         """Read a network that :meth:`save` wrote; nothing in the file is executed.
 
         Args:
-            path: the file.
+            file: a path, or a binary file that is open for reading.
             activation_bits: 8, 12 or 16; default: as saved.
 
         Raises:
@@ -140,10 +170,11 @@ class PackedLayer(SequenceCall):
                 holds a network of the other family.
             OSError: a file that cannot be read.
         """
-        network, saved = storage.load(path)
+        network, saved = storage.load(file)
         if _FAMILIES[network.config.family] is not cls and cls is not PackedLayer:
             found = _FAMILIES[network.config.family].__name__
-            raise storage.PackedFileError(f"{os.fspath(path)}: holds a {found}, not a {cls.__name__}")
+            name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the file"
+            raise storage.PackedFileError(f"{name}: holds a {found}, not a {cls.__name__}")
         family: Any = _FAMILIES[network.config.family]
         loaded: Self = family(network, saved if activation_bits is None else activation_bits)
         return loaded
@@ -176,39 +207,94 @@ class PackedLayer(SequenceCall):
         tensor = isinstance(x, Tensor)
         array: NDArray[Any] = _tensor(x).numpy() if tensor else np.asarray(x)
         if not isinstance(state, Stream):
-            state = self._stream(array, state)
+            state = self._begin(array, state)
         elif state.program is not self._program:
-            raise ValueError("the state belongs to another packed network; begin with state=None")
+            self._take_over(state)
         self._run(*state.take(array))
         state.steps += 1
         return (state.y_tensor if tensor else state.y), state
 
-    def _stream(self, x: NDArray[Any], state: Any) -> Stream:
-        if self.network.config.bidirectional:
-            raise ValueError("a bidirectional network needs whole sequences: there is no step")
+    def stream(self, state: Any, steps: int = 0) -> Stream:
+        """Return a stream that goes on from a saved state, for :meth:`step`.
+
+        Example::
+
+            h, c = state                            # of a stream, copied
+            again = packed.stream((h, c), state.steps)
+
+        Args:
+            state: ``(h, c)`` of an LSTM, ``h`` of a GRU, with a batch dimension or without; copied.
+            steps: how many steps led to it. They count where batch statistics are kept for each step.
+
+        Raises:
+            ValueError, RuntimeError: a bidirectional network; shapes that do not fit; negative steps.
+        """
+        given = _states(state)
+        if given is None:
+            raise ValueError("a stream without a state begins with step(x, None)")
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"steps must be an integer from 0, got {steps!r}")
+        batched = given[0].dim() != 2
+        if not batched:
+            given = tuple(s.unsqueeze(1) for s in given)
+        return self._bound(given, given[0].shape[1] if given[0].dim() == 3 else 0, batched, steps)
+
+    def _begin(self, x: NDArray[Any], state: Any) -> Stream:
         features = 1 if np.issubdtype(x.dtype, np.floating) else 0
         if x.ndim not in (features, features + 1):
             raise ValueError(
                 f"a step has {features} dimensions, or {features + 1} with a batch, got {x.ndim}"
             )
         batched = x.ndim > features
+        if features and x.size and not self._looked:
+            self._look(x.reshape(-1, x.shape[-1]), stacklevel=4)
         given = _states(state)
         if given is not None and not batched:
             given = tuple(s.unsqueeze(1) for s in given)
-        h, c = self._start(given, len(x) if batched else 1)
-        return Stream(self._program, self._arrays, h, c, batched)
+        return self._bound(given, len(x) if batched else 1, batched)
+
+    def _bound(self, state: tuple[Tensor, ...] | None, batch: int, batched: bool, steps: int = 0) -> Stream:
+        if self.network.config.bidirectional:
+            raise ValueError("a bidirectional network needs whole sequences: there is no step")
+        stream = Stream(*self._start(state, batch), batched, steps)
+        stream.bind(self._program, self._arrays)
+        return stream
+
+    def _take_over(self, stream: Stream) -> None:
+        """Bind a copy of a stream, which may come from a file, to this network."""
+        if stream.program is not None:
+            raise ValueError(
+                "the state belongs to another packed network; begin with state=None, or go on from a copy, "
+                "state.clone()"
+            )
+        own = self.stream(tuple(stream), stream.steps)
+        stream.__dict__.update(own.__dict__)
 
     @cached_property
     def _run(self) -> Callable[..., None]:
         """The engine for any arguments: sizes differ, types do not."""
-        example = Stream(self._program, self._arrays, *self._start(None, 1), batched=True)
+        example = Stream(*self._start(None, 1), batched=True)
+        example.bind(self._program, self._arrays)
         return resolve(run, example.take(np.zeros((1, self.network.config.input_size), np.float32)))
+
+    def _look(self, x: NDArray[np.float32], stacklevel: int) -> None:
+        """Warn, at the first call with vectors only, where one feature leaves few bits for the others."""
+        self._looked = True
+        hint = outweighed(x, ENTRY_LIMIT[self.activation_bits])
+        if hint:
+            more = "" if self.activation_bits == 16 else ", or pack(layer, activation_bits=16)"
+            warnings.warn(
+                f"{hint} in {self.activation_bits}-bit tables: scale the features alike{more}; "
+                "rounding_error(x) measures what it costs",
+                stacklevel=stacklevel,
+            )
 
     def _check_input(self, x: Tensor, tokens: bool, packed: bool) -> None:
         if tokens:
             check_tokens(x, self.network.config.input_size)
         else:
-            check_features(x, torch.float32, self.network.config.input_size, packed)
+            size = self.network.config.input_size
+            check_features(x, torch.float32, size, packed, convertible=False)
 
     def _rows(
         self, x: Tensor, state: tuple[Tensor, ...] | None, batch_sizes: list[int]
@@ -221,6 +307,8 @@ class PackedLayer(SequenceCall):
         starts = np.cumsum(sizes) - sizes
         places, size = self._program.places(batch, rows)
         inputs = _inputs(x, config.input_size)
+        if not self._looked and len(inputs[0]):
+            self._look(inputs[0], stacklevel=6)
         self._run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, _ROOM.of(size), places)
         return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.states)])
 
@@ -235,8 +323,8 @@ class PackedLayer(SequenceCall):
         if state is None:
             arrays = [np.zeros(shape, np.float32) for shape in shapes]
         else:
-            check_state(type(self).__name__, state, shapes)
-            arrays = [np.array(s.detach().float().numpy(), order="C") for s in state]
+            check_state(type(self).__name__, state, shapes, torch.float32, _CPU)
+            arrays = [np.array(s.detach().numpy(), order="C") for s in state]
         if len(arrays) == 1:
             arrays.append(np.zeros((shapes[0][0], batch, 0), np.float32))
         return arrays[0], arrays[1]
@@ -257,9 +345,9 @@ class PackedGRU(PackedLayer):
 _FAMILIES: dict[str, type[PackedLayer]] = {"lstm": PackedLSTM, "gru": PackedGRU}
 
 
-def load_packed(path: str | os.PathLike[str], activation_bits: int | None = None) -> PackedLayer:
+def load_packed(file: storage.Target, activation_bits: int | None = None) -> PackedLayer:
     """Read a packed network of either family; see :meth:`PackedLayer.load`."""
-    return PackedLayer.load(path, activation_bits)
+    return PackedLayer.load(file, activation_bits)
 
 
 def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLayer:
@@ -275,7 +363,9 @@ def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLay
     Args:
         layer: an LSTM, GRU, FactorizedLSTM or GroupedLSTM with at least one quantized weight.
         activation_bits: bits of a table entry: 8 is fastest, 16 most precise; default: 12, or 16
-            where a normaliser computes moments of the features.
+            where a normaliser computes moments of the features. What suffices depends on the input, which is
+            not known here: the first call warns where one feature outweighs all others, and
+            :meth:`PackedLayer.rounding_error` measures.
 
     Returns:
         A :class:`PackedLSTM`, or a :class:`PackedGRU`.
@@ -296,8 +386,14 @@ def _states(state: Any) -> tuple[Tensor, ...] | None:
     return tuple(_tensor(s) for s in given)
 
 
+def _values(output: Any) -> NDArray[np.float64]:
+    return np.asarray(output.data if isinstance(output, PackedSequence) else output, np.float64)
+
+
 def _tensor(x: Any) -> Tensor:
     """Return a tensor on the CPU, without gradient, that shares memory where it can."""
+    if (observer := watched()) is not None:
+        raise TypeError(f"packed networks are no operators of torch, and {observer}: call them outside of it")
     if isinstance(x, np.ndarray):
         return torch.from_numpy(x if x.flags.writeable and x.flags.c_contiguous else x.copy())
     if not isinstance(x, Tensor):

@@ -10,22 +10,22 @@ configuration and must be that of a tensor which the file really contains before
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import json
 import math
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any, NoReturn
-from uuid import uuid4
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from qlstm_core.files import replace_file
 from qlstm_core.packed.bits import Bits, Level
 from qlstm_core.packed.format import MAX_COLUMNS
 from qlstm_core.packed.network import Cell, Config, Matrix, Network, Norm
@@ -34,6 +34,7 @@ FILE_VERSION = 1
 """Version of the files that this module writes; it reads no later one."""
 
 _KEY = "qlstm"
+_LARGEST_HEADER = 100_000_000  # safetensors' own limit
 _DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8), "F32": np.dtype(np.float32)}
 _MAX_PLANES = 8
 
@@ -44,43 +45,59 @@ class PackedFileError(ValueError):
     """A file that is no packed network, or not a whole one, or of a version to come."""
 
 
-def save(network: Network, path: str | os.PathLike[str], activation_bits: int) -> None:
-    """Write a network to a file, which is there whole or not at all.
+Target = str | os.PathLike[str] | IO[bytes]
+"""A path, or a binary file that is open."""
+
+
+def save(network: Network, file: Target, activation_bits: int) -> None:
+    """Write a network to a file.
 
     Args:
         network: what to write.
-        path: the file; one that exists is replaced.
+        file: a path, where the file will be whole or not at all and replaces one that exists; or a binary
+            file that is open for writing.
         activation_bits: to run with, unless loading says otherwise.
     """
     tensors, cells = _dismantle(network)
     content = {"config": asdict(network.config), "cells": cells, "activation_bits": activation_bits}
     header = {"version": FILE_VERSION, "digest": _digest(content, tensors), **content}
     data = safetensors.numpy.save(tensors, {_KEY: json.dumps(header)})
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.{uuid4().hex}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    if isinstance(file, str | os.PathLike):
+        replace_file(file, data)
+    else:
+        _method(file, "write")(data)
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Network, int]:
+def load(file: Target) -> tuple[Network, int]:
     """Read a network and its ``activation_bits``.
 
+    Args:
+        file: a path, or a binary file that is open for reading; what is left of it is read.
+
     Raises:
-        PackedFileError: a file that is truncated, altered, of a later version, or inconsistent.
+        PackedFileError: a file that is truncated, altered, of a later version, or inconsistent, or a path of
+            something else than a file, such as a pipe or a device.
         OSError: a file that cannot be read.
     """
-    data = Path(path).read_bytes()
+    if not isinstance(file, str | os.PathLike):
+        return _read(_method(file, "read"))
     try:
-        return _parse(data)
+        # A pipe would wait for its other end, and a device may never end.
+        if not stat.S_ISREG(os.stat(file).st_mode) and not os.path.isdir(file):
+            _fail("not a regular file")
+        with open(file, "rb") as opened:
+            return _read(opened.read)
     except PackedFileError as error:
-        raise PackedFileError(f"{os.fspath(path)}: {error}") from error.__cause__
+        raise PackedFileError(f"{os.fspath(file)}: {error}") from error.__cause__
+
+
+def _method(file: Any, name: str) -> Callable[..., Any]:
+    found = getattr(file, name, None)
+    if found is None or isinstance(file, io.TextIOBase):
+        given = "a text file" if isinstance(file, io.TextIOBase) else type(file).__name__
+        raise TypeError(f"expected a path or a binary file, which can {name} bytes, got {given}")
+    method: Callable[..., Any] = found
+    return method
 
 
 def nbytes(network: Network) -> int:
@@ -92,11 +109,20 @@ def _fail(message: str) -> NoReturn:
     raise PackedFileError(message)
 
 
-def _parse(data: bytes) -> tuple[Network, int]:
-    header = _header(data)
+def _read(read: Callable[[int], bytes]) -> tuple[Network, int]:
+    """Read a file; one that is no packed network is not read beyond its header."""
+    start = read(8)
+    size = int.from_bytes(start, "little")
+    if len(start) < 8 or size > _LARGEST_HEADER or len(text := read(size)) < size:
+        _fail("truncated, or no safetensors file")
+    header = _header(text)
+    return _parse(header, start + text + read(-1))
+
+
+def _parse(header: dict[str, Any], data: bytes) -> tuple[Network, int]:
     try:
-        read: Any = safetensors.deserialize
-        entries = read(data)
+        deserialize: Any = safetensors.deserialize
+        entries = deserialize(data)
     except safetensors.SafetensorError as error:
         raise PackedFileError(f"truncated or damaged: {error}") from error
     tensors: Tensors = {}
@@ -116,11 +142,9 @@ def _parse(data: bytes) -> tuple[Network, int]:
     return _network(header, tensors)
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    if len(data) < 8 or (size := int.from_bytes(data[:8], "little")) > len(data) - 8:
-        _fail("truncated, or no safetensors file")
+def _header(content: bytes) -> dict[str, Any]:
     try:
-        outer = json.loads(data[8 : 8 + size].decode(), parse_constant=_refuse)
+        outer = json.loads(content.decode(), parse_constant=_refuse)
         text = outer["__metadata__"][_KEY]
         header = json.loads(text, parse_constant=_refuse)
     except (ValueError, TypeError, LookupError, RecursionError) as error:
@@ -297,10 +321,10 @@ def _entries(about: Any, name: str, allowed: Any) -> dict[str, Any]:
 
 def _matrix(reader: _Reader, name: str, shape: tuple[int, int, int], about: Any) -> Matrix:
     gates, rows, cols = shape
-    if cols > MAX_COLUMNS:
-        _fail(f"{name} has {cols} columns, at most {MAX_COLUMNS} fit")
     if about is None:
         return reader.take(f"{name}.weight", shape)
+    if cols > MAX_COLUMNS:
+        _fail(f"{name} has {cols} columns, at most {MAX_COLUMNS} fit")
     if not isinstance(about, dict) or set(about) != {"planes", "offset"}:
         _fail(f"levels of {name} must have the entries offset and planes")
     planes, offset = about["planes"], about["offset"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,42 +19,53 @@ _FLOAT32, _INT32, _INT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np
 class Stream:
     """What :meth:`PackedLayer.step` keeps between two calls: the state, and room to compute in.
 
-    It belongs to one stream of steps and is changed by each; two threads need one each. Iterating gives the
-    current state as ``nn.LSTM`` shapes it, so ``h, c = stream`` and ``packed(x, tuple(stream))`` work; these
-    are views that the next step changes.
+    It belongs to one stream of steps and is changed by each; two threads need one each. Iterating gives
+    copies of the current state as ``nn.LSTM`` shapes it, so ``h, c = stream`` and ``packed(x,
+    tuple(stream))`` work. A copy of a stream, by :meth:`clone`, ``copy`` or ``pickle``, is a stream of its
+    own that goes on from the same step; whichever network takes its next step, of the same sizes, it then
+    belongs to.
+
+    Args:
+        h, c: the state, which is changed; c of a GRU has no features.
+        batched: whether steps have a batch dimension.
+        steps: how many steps have been processed.
 
     Attributes:
         steps: how many steps have been processed.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        arrays: tuple[Any, ...],
-        h: NDArray[np.float32],
-        c: NDArray[np.float32],
-        batched: bool,
-    ) -> None:
-        """Start from h and c, which are changed; ``arrays``: the engine's arguments before the input."""
-        config = program.config
-        self.program = program
+    def __init__(self, h: NDArray[np.float32], c: NDArray[np.float32], batched: bool, steps: int = 0) -> None:
+        self.program: Program | None = None
         self.batched = batched
-        self.states = (h, c) if c.shape[-1] else (h,)
-        self.steps = 0
+        self.steps = steps
+        self._h, self._c = h, c
+
+    def bind(self, program: Program, arrays: tuple[Any, ...]) -> None:
+        """Make room for the steps of one network; ``arrays``: the engine's arguments before the input."""
+        config, h, c = program.config, self._h, self._c
         batch = h.shape[1]
         places, size = program.places(batch, batch)
         x, tokens = aligned((batch, config.input_size), np.float32), np.zeros(batch, np.int64)
         y = aligned((batch, config.output_size), np.float32)
-        self.y = y if batched else y[0]
+        self.y = y if self.batched else y[0]
         self.y_tensor = torch.from_numpy(self.y)
-        self._x = x if batched else x[0]
-        self._tokens = tokens if batched else tokens.reshape(())
+        self._x = x if self.batched else x[0]
+        self._tokens = tokens if self.batched else tokens.reshape(())
         self._unsigned = tokens.view(np.uint64)
         state = (np.full(1, batch, np.int64), np.zeros(1, np.int64), h, c, y)
         # The engine's arguments around the number of steps: of x and tokens, one is without rows.
         self._with_x = (*arrays, x, tokens[:0], *state)
         self._with_tokens = (*arrays, x[:0], tokens, *state)
         self._room = (aligned((size,), np.uint8), places)
+        self.program = program
+
+    def clone(self) -> Stream:
+        """Return a stream of its own that goes on from here, for example for a beam of a search."""
+        return copy.copy(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is bound to a network, such as addresses of compiled code, is made anew with the next step.
+        return Stream, (self._h.copy(), self._c.copy(), self.batched, self.steps)
 
     def take(self, x: NDArray[Any]) -> tuple[Any, ...]:
         """Take in one step's vectors or tokens; return the engine's arguments, at each step of one type.
@@ -75,7 +87,7 @@ class Stream:
             )
         own[...] = x
         # Read without a sign, negative tokens are the largest: one pass checks both bounds.
-        if own is self._tokens and self._unsigned.max() >= self._x.shape[-1]:
+        if own is self._tokens and own.size and self._unsigned.max() >= self._x.shape[-1]:
             raise ValueError(
                 f"tokens must lie in [0, input_size), here [0, {self._x.shape[-1]}), "
                 f"got {own.min()} to {own.max()}"
@@ -83,6 +95,6 @@ class Stream:
         return *arguments, self.steps, *self._room
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Yield h and, of an LSTM, c, as tensors that share memory with the stream."""
-        for state in self.states:
-            yield torch.from_numpy(state if self.batched else state[:, 0])
+        """Yield copies of h and, of an LSTM, c, as tensors."""
+        for state in (self._h, self._c) if self._c.shape[-1] else (self._h,):
+            yield torch.from_numpy((state if self.batched else state[:, 0]).copy())

@@ -8,12 +8,13 @@ from qlstm_core.packed import storage
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.dispatch import choose
 from qlstm_core.packed.network import Cell, Config, Matrix, Network
+from qlstm_core.printable import printable
 
 
 def summarize(network: Network, activation_bits: int) -> list[str]:
     """Return lines that say what ``network`` is, what each part of it takes, and how it will run here."""
     config = network.config
-    lines = [_title(config), *(f"{name} {label}" for name, label in config.labels.items())]
+    lines = [_title(config), *(printable(f"{name} {label}") for name, label in config.labels.items())]
     lines.append(f"runs with kernel {choose().name}, {activation_bits}-bit tables")
     rows = [("PART", "SHAPE", "STORED AS", "BYTES")]
     for (layer, direction), cell in zip(config.cells(), network.cells, strict=True):

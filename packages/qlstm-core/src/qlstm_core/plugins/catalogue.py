@@ -13,7 +13,8 @@ from qlstm_core.plugins.errors import (
     OptionError,
     PluginError,
     UnknownNameError,
-    describe,
+    blame,
+    message_of,
     suggest,
 )
 from qlstm_core.plugins.options import format_options, parse_options, split_options
@@ -87,13 +88,18 @@ class Catalogue(Generic[S]):
         Raises:
             UnknownNameError, AmbiguousNameError: as :meth:`get`.
             OptionError: an option that the factory does not have, or a value that it does not accept.
-            PluginError: a factory that cannot be imported, or that returns something else than it promised.
+            PluginError: a factory that cannot be imported, that fails, or that returns something else than it
+                promised.
         """
         _, offer, spec, factory, options = self._resolve(text)
         try:
             built = factory(**options)
         except (TypeError, ValueError) as error:
-            raise OptionError(f"{self.kind} {text!r}: {' '.join(str(error).split())}") from error
+            raise OptionError(f"{self.kind} {text!r}: {message_of(error)}") from error
+        except BaseException as error:
+            raise PluginError(
+                f"{self.kind} {spec.name!r} of {offer.title}: its factory raised {blame(error)}"
+            ) from error
         if not isinstance(built, self._product):
             raise PluginError(
                 f"{self.kind} {spec.name!r} of {offer.title}: its factory returned {type(built).__name__}, "
@@ -117,12 +123,19 @@ class Catalogue(Generic[S]):
         offer, spec = self._find(name)
         try:
             factory = spec.load()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise PluginError(
                 f"{self.kind} {spec.name!r} of {offer.title} cannot be loaded from {spec.factory!r}: "
-                f"{describe(error)}"
+                f"{blame(error)}"
             ) from error
-        options = parse_options(factory, given, f"{self.kind} {spec.name!r}")
+        try:
+            options = parse_options(factory, given, f"{self.kind} {spec.name!r}")
+        except OptionError:
+            raise
+        except BaseException as error:
+            raise PluginError(
+                f"{self.kind} {spec.name!r} of {offer.title}: its options cannot be read: {blame(error)}"
+            ) from error
         canonical = next(known for known, candidate in self._named() if candidate is spec)
         return canonical, offer, spec, factory, options
 

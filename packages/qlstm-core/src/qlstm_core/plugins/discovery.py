@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import Distribution, DistributionFinder, EntryPoint
 
-from qlstm_core.plugins.errors import describe, suggest
+from qlstm_core.plugins.errors import blame, suggest
 from qlstm_core.plugins.record import Plugin
 
 DISABLE_VARIABLE = "QLSTM_DISABLE_PLUGINS"
@@ -17,11 +18,39 @@ DISABLE_VARIABLE = "QLSTM_DISABLE_PLUGINS"
 def load_plugins(group: str) -> list[Plugin]:
     """Import the entry points of ``group``, in alphabetical order of distribution and name.
 
-    One that is disabled or that cannot be imported is in the list with its reason and without its instance.
-    Unlike pluggy's own loader, this does not stop at the first that fails, nor skip a second of one name.
+    What is disabled, what cannot be imported and a distribution whose metadata cannot be read are in the list
+    with their reason and without their instance: neither ``importlib.metadata.entry_points()`` nor pluggy's
+    own loader goes on after the first that fails. Of several distributions of one name, the first on the path
+    that can be read counts.
     """
-    plugins = [_load(entry_point) for entry_point in entry_points(group=group)]
-    return sorted(plugins, key=lambda plugin: (normalize(plugin.distribution), plugin.name))
+    plugins: dict[str, Plugin] = {}
+    seen: set[str] = set()
+    for distribution in _distributions(plugins):
+        folder, name, version = _folder(distribution)
+        if folder.startswith("~"):  # pip's, left over from an upgrade that did not end
+            continue
+        try:
+            key = normalize(name or distribution.name)
+            if key in seen:
+                continue
+            entry_points = [entry for entry in distribution.entry_points if entry.group == group]
+            if entry_points:
+                name, version = _identity(distribution)
+        except BaseException as error:
+            reason = (
+                f"the metadata of {folder or type(distribution).__name__!r} cannot be read: {blame(error)}"
+            )
+            name = name or "unknown"
+            _note(plugins, Plugin(f"{name}:{folder}", name, version), reason)
+            continue
+        seen.add(key)
+        for entry_point in entry_points:
+            plugin = Plugin(f"{name}:{entry_point.name}", name, version)
+            if plugin.name in plugins:  # another line of the same name
+                plugin.name += f"={entry_point.value}"
+            plugins[plugin.name] = plugin
+            _load(plugin, entry_point)
+    return sorted(plugins.values(), key=lambda plugin: (normalize(plugin.distribution), plugin.name))
 
 
 def unknown_disabled(names: Iterable[str]) -> list[str]:
@@ -43,16 +72,57 @@ def _disabled() -> set[str]:
     return {normalize(word) for word in words if word}
 
 
-def _load(entry_point: EntryPoint) -> Plugin:
-    distribution, version = "unknown", ""
-    if entry_point.dist is not None:
-        distribution, version = entry_point.dist.name, entry_point.dist.version
-    plugin = Plugin(f"{distribution}:{entry_point.name}", distribution, version)
-    if _disabled() & {normalize(distribution), normalize(entry_point.name)}:
+def _distributions(plugins: dict[str, Plugin]) -> Iterator[Distribution]:
+    """Yield what each finder of ``sys.meta_path`` finds; note one that fails in ``plugins``."""
+    for finder in sys.meta_path:
+        try:
+            find = getattr(finder, "find_distributions", None)
+            found = [] if find is None else list(find(DistributionFinder.Context()))
+        except BaseException as error:
+            name = getattr(finder, "__name__", type(finder).__name__)
+            reason = f"the finder {name!r} on sys.meta_path finds no distributions: {blame(error)}"
+            _note(plugins, Plugin(f"{name}:sys.meta_path", name, ""), reason)
+        else:
+            yield from found
+
+
+def _folder(distribution: Distribution) -> tuple[str, str, str]:
+    """Return the name of the folder of metadata, and what it says of name and version; each may be empty."""
+    folder = str(getattr(getattr(distribution, "_path", None), "name", ""))  # has no public name
+    stem, suffix = os.path.splitext(folder)
+    if suffix not in (".dist-info", ".egg-info"):
+        return folder, "", ""
+    name, _, rest = stem.partition("-")
+    return folder, name, rest.partition("-")[0]
+
+
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    """Return name and version as the metadata give them."""
+    metadata = distribution.metadata
+    given = {field: metadata[field] for field in ("Name", "Version") if field in metadata}
+    if not given.get("Name"):
+        raise ValueError("it has no Name")
+    return given["Name"], given.get("Version", "")
+
+
+def _note(plugins: dict[str, Plugin], plugin: Plugin, reason: str) -> None:
+    """Put a failed or disabled plugin among ``plugins``."""
+    if not _disable(plugin):
+        plugin.mark("failed", reason)
+    plugins[plugin.name] = plugin
+
+
+def _disable(plugin: Plugin) -> bool:
+    disabled = not _disabled().isdisjoint(map(normalize, plugin.name.split(":", 1)))
+    if disabled:
         plugin.mark("disabled", f"named in {DISABLE_VARIABLE}")
-        return plugin
+    return disabled
+
+
+def _load(plugin: Plugin, entry_point: EntryPoint) -> None:
+    if _disable(plugin):
+        return
     try:
         plugin.instance = entry_point.load()
-    except (Exception, SystemExit) as error:
-        plugin.mark("failed", f"{entry_point.value} cannot be imported: {describe(error)}")
-    return plugin
+    except BaseException as error:
+        plugin.mark("failed", f"{entry_point.value} cannot be imported: {blame(error)}")

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from torch import nn
 
-from qlstm_core.plugins.errors import OptionError, suggest
+from qlstm_core.plugins.errors import OptionError, blame, suggest
 
 _PLAIN = {bool: "true or false", int: "an integer", float: "a number", type(None): "none", str: "text"}
 
@@ -89,7 +89,8 @@ def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Paramete
         return {}, False  # its signature is (*args, **kwargs), yet it accepts none
     try:
         signature = inspect.signature(factory, eval_str=True)
-    except Exception:  # annotations that exist for type checkers only
+    except BaseException as error:  # annotations that exist for type checkers only
+        blame(error)
         try:
             signature = inspect.signature(factory)
         except (TypeError, ValueError):  # callables written in C

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qlstm_core.printable import printable
+
 Status = Literal["active", "disabled", "failed", "incompatible"]
 
 
@@ -61,9 +63,9 @@ class Plugin:
     @property
     def title(self) -> str:
         """Distribution and version, as messages name it."""
-        return f"{self.distribution} {self.version}".rstrip()
+        return printable(f"{self.distribution} {self.version}".rstrip())
 
     def mark(self, status: Status, reason: str) -> None:
-        """Set the status and note the reason, one line; a failed plugin stays failed."""
+        """Set the status and note the reason, one printable line; a failed plugin stays failed."""
         self.status = "failed" if self.status == "failed" else status
-        self.reasons.append(reason)
+        self.reasons.append(printable(reason))

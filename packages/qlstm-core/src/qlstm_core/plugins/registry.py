@@ -15,7 +15,7 @@ from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.plugins import hookspecs
 from qlstm_core.plugins.catalogue import Catalogue, Offer
 from qlstm_core.plugins.discovery import load_plugins, normalize, unknown_disabled
-from qlstm_core.plugins.errors import PluginError, PluginWarning, describe, suggest
+from qlstm_core.plugins.errors import PluginError, PluginWarning, blame, suggest
 from qlstm_core.plugins.hookspecs import PROJECT
 from qlstm_core.plugins.record import Plugin, PluginRecord
 from qlstm_core.plugins.results import NonsenseError, check_names, check_specs
@@ -106,8 +106,8 @@ class Registry:
                 )
             try:
                 self._add(entry)
-            except (Exception, SystemExit) as error:
-                raise PluginError(f"plugin {name!r} cannot be registered: {describe(error)}") from error
+            except BaseException as error:
+                raise PluginError(f"plugin {name!r} cannot be registered: {blame(error)}") from error
             self._plugins[name] = entry
 
     def unregister(self, name: str) -> None:
@@ -145,10 +145,11 @@ class Registry:
         for plugin in plugins:
             try:
                 self._call(plugin, hook, **arguments)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                reason = f"{hook} raised {blame(error)}"
                 with self._session():
                     plugin.silenced.add(hook)
-                    plugin.mark("failed", f"{hook} raised {describe(error)}")
+                    plugin.mark("failed", reason)
 
     @contextmanager
     def _session(self) -> Iterator[None]:
@@ -187,17 +188,23 @@ class Registry:
         self._notices = unknown_disabled(self._plugins)
         # Those that add hooks first: pluggy then checks every implementation against its specification.
         for plugin in sorted(plugins, key=lambda plugin: not _adds_hooks(plugin)):
-            if plugin.status == "active":
-                try:
-                    self._add(plugin)
-                except (Exception, SystemExit) as error:
-                    plugin.mark("failed", f"cannot be registered: {describe(error)}")
+            if plugin.status != "active":
+                continue
+            if any(other.instance is plugin.instance for other in self._plugins.values() if other.registered):
+                del self._plugins[plugin.name]  # found twice, or it registered itself: one plugin
+                continue
+            try:
+                self._add(plugin)
+            except BaseException as error:
+                plugin.mark("failed", f"cannot be registered: {blame(error)}")
 
     def _add(self, plugin: Plugin) -> None:
         """Give a plugin to pluggy and let it add hooks; where that raises, leave nothing behind."""
         hash(plugin.instance)  # pluggy keeps plugins in sets: an unhashable one would break all others' calls
         if plugin.instance is None:
             raise TypeError("None is not a plugin")
+        if plugin.instance == object():  # it compares them, too
+            raise TypeError("it claims to equal anything")
         if self.manager.is_registered(plugin.instance):
             raise ValueError(f"it is registered already, as {self.manager.get_name(plugin.instance)!r}")
         try:
@@ -253,11 +260,11 @@ class Registry:
                 check_names(specs, self._given_by(own, hook), core=own == "qlstm-core")
             except NonsenseError as error:
                 plugin.mark("failed", f"{hook} gave {error}")
-            except (Exception, SystemExit) as error:
-                plugin.mark("failed", f"{hook} raised {describe(error)}")
-            except BaseException:  # interrupted: the next look-up asks again
+            except KeyboardInterrupt:  # the next look-up asks again
                 del plugin.specs[hook]
                 raise
+            except BaseException as error:
+                plugin.mark("failed", f"{hook} raised {blame(error)}")
             else:
                 plugin.specs[hook] = tuple(spec for spec in specs if spec.api_version == API_VERSION)
                 plugin.left_out[hook] = tuple(spec for spec in specs if spec.api_version != API_VERSION)

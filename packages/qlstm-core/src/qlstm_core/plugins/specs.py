@@ -43,11 +43,13 @@ class Spec:
         for field, value in (("aliases", self.aliases), ("references", self.references)):
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 raise TypeError(f"{title}: {field} must be a tuple of strings, got {value!r}")
+            if not all(item.isprintable() for item in value):
+                raise ValueError(f"{title}: {field} must be of one printable line each, got {value!r}")
         for name in self.names:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ValueError(f"{title}: name {name!r} must match [a-z][a-z0-9-]*")
-        if not isinstance(self.summary, str) or not self.summary or "\n" in self.summary:
-            raise ValueError(f"{title}: summary must be one non-empty line, got {self.summary!r}")
+        if not isinstance(self.summary, str) or not self.summary or not self.summary.isprintable():
+            raise ValueError(f"{title}: summary must be one non-empty printable line, got {self.summary!r}")
         if not isinstance(self.api_version, int):
             raise TypeError(f"{title}: api_version must be an int, got {self.api_version!r}")
         if isinstance(self.factory, str):

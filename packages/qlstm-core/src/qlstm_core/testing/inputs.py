@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer, acts_on_activations, acts_on_weights
-from qlstm_core.testing.requirements import require
+from qlstm_core.testing.requirements import require_fit
 
 Plugin = Quantizer | Normalizer
 P = TypeVar("P", Quantizer, Normalizer, Plugin)
@@ -127,15 +127,15 @@ class Use:
         shape = tuple(value.shape) if self.gates == 0 else (*value.shape[1:], SHAPE[2])
         return normal(shape).to(value) / 4
 
-    def apply(self, module: Plugin, value: Tensor, *, seed: int = 0) -> Tensor:
+    def apply(self, module: Plugin, value: Tensor, *, seed: int = 0, where: str = "") -> Tensor:
         """Return the output for ``value``, sampled with ``seed`` where the plugin samples.
 
         Raises:
-            AssertionError: it is no tensor.
+            AssertionError: it is no tensor of the shape, dtype and device of ``value``; ``where`` opens it.
         """
         with seeded(seed):
             result = self.call(module, value)
-        require(isinstance(result, Tensor), f"the result must be a Tensor, got {type(result).__name__}")
+        require_fit(result, value, where or f"for a {self.what} of {tuple(value.shape)},")
         return result
 
 

@@ -12,7 +12,14 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
 from qlstm_core.layers import LSTM, record_states
 from qlstm_core.testing.inputs import BATCH, MODES, SHAPE, Plugin, normal, prepared, seeded
-from qlstm_core.testing.requirements import require, require_close, require_equal, require_finite, skip
+from qlstm_core.testing.requirements import (
+    require,
+    require_close,
+    require_equal,
+    require_finite,
+    require_fit,
+    skip,
+)
 
 INPUT, HIDDEN = 6, 10
 LENGTHS = (7, 5, 5, 2, 1)
@@ -49,10 +56,7 @@ def check_cell_path(normalizer: Normalizer) -> None:
         n = prepared(normalizer, torch.empty(1, rows, 0, dtype=dtype, device="cpu"))
         cell = normal((BATCH, 1, rows), dtype=dtype).requires_grad_()
         result = n(cell, 0)
-        found = (tuple(result.shape), result.dtype)
-        require(
-            found == ((BATCH, 1, rows), dtype), f"a cell state {(BATCH, 1, rows)} of {dtype} gives {found}"
-        )
+        require_fit(result, cell, f"for a cell state {(BATCH, 1, rows)} of {dtype},")
         require_finite(result, "the normalised cell state")
         result.backward(normal(tuple(result.shape), seed=13).to(dtype))
         require(cell.grad is not None, "no gradient reaches the cell state")

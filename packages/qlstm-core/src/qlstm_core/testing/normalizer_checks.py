@@ -14,7 +14,14 @@ from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer
 from qlstm_core.testing.inputs import BATCH, MODES, NORMALIZE_ACTIVATIONS, SHAPE, STEPS, normal, prepared
-from qlstm_core.testing.requirements import require, require_close, require_equal, require_finite, skip
+from qlstm_core.testing.requirements import (
+    require,
+    require_close,
+    require_equal,
+    require_finite,
+    require_fit,
+    skip,
+)
 
 TOLERANCE = 1e-9
 """Of results in float64 on input of unit variance."""
@@ -71,7 +78,7 @@ def check_any_step(normalizer: Normalizer) -> None:
         n = prepared(normalizer, normal() / 4).train(training)
         for step in STEPS:
             result = n(x, step)
-            require(result.shape == x.shape, f"in {mode}, at step {step}, the shape is {tuple(result.shape)}")
+            require_fit(result, x, f"in {mode}, at step {step},")
             require_finite(result, f"in {mode}, the result at step {step}")
 
 

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from qlstm_core.interfaces import Quantizer
 from qlstm_core.testing.inputs import MODES, QUANTIZE, SHAPE, awkward_weights, normal, prepared, seeded
-from qlstm_core.testing.requirements import require, require_close, require_equal, require_finite, skip
+from qlstm_core.testing.requirements import (
+    require,
+    require_close,
+    require_equal,
+    require_finite,
+    require_fit,
+    skip,
+)
 
 MANY = 600
 """Columns with which even the 255 levels of 8 bits would be exceeded by unquantized values."""
@@ -82,6 +89,7 @@ def check_constrain(quantizer: Quantizer) -> None:
             q.constrain_(stored)
             once = stored.clone()
             q.constrain_(stored)
+        require_fit(stored, weight, f"for a weight {name}, after constrain_,")
         require_finite(once, f"for a weight {name}, what constrain_ leaves")
         require_equal(
             stored.detach(), once, f"for a weight {name}, constrain_ changes it again when repeated"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
-from qlstm_core.plugins import PluginError, PluginRecord, UnknownNameError, registry
-from qlstm_core.testing.runner import CheckResult, checks_of, known_checks, run_checks
+from qlstm_core.plugins import AmbiguousNameError, OptionError, PluginError, PluginRecord, registry
+from qlstm_core.printable import printable
+from qlstm_core.testing.runner import CheckResult, checks_of, known_checks, providers, run_checks
 
 
-def report(names: Sequence[str], only: Iterable[str] = (), write: Callable[[str], None] = print) -> bool:
+def report(
+    names: Sequence[str], only: Iterable[str] = (), write: Callable[[str], None] | None = None
+) -> bool:
     """Check what ``names`` stand for, write a table as results come, and return whether nothing failed.
 
     Args:
         names: of quantizers and normalisers, with options or without, and of plugins or distributions, for
             all that they provide; none for everything installed.
         only: names of the checks to run; none for all.
-        write: called with each line.
+        write: called with each line; default: prints it.
 
     Raises:
         PluginError: a name that nothing installed has, an option that does not fit, or no check selected.
@@ -25,14 +30,19 @@ def report(names: Sequence[str], only: Iterable[str] = (), write: Callable[[str]
         selected = known_checks(only)
     except ValueError as error:
         raise PluginError(str(error)) from error
+    write = write or partial(print, file=sys.stdout)  # that of now: a plugin may put another in its place
+    # Before anything runs, so that a typing mistake is told at once.
+    targets = [_target(name) for name in names] or [_everything()]
     counts: Counter[str] = Counter()
     titles: list[str] = []
-    for name in names or (None,):
-        for result in _results(name, selected):
+    for target in targets:
+        for result in _results(*target, selected):
             if result.plugin not in titles:
-                write(f"\n{result.plugin}" if titles else result.plugin)
+                title = printable(result.plugin)
+                write(f"\n{title}" if titles else title)
                 titles.append(result.plugin)
-            write(f"  {result.name:<28}  {result.status:<7}  {' '.join(result.reason.split())}".rstrip())
+            reason = printable(" ".join(result.reason.split()))
+            write(f"  {result.name:<28}  {result.status:<7}  {reason}".rstrip())
             counts[result.status] += 1
     if not counts:
         raise PluginError("no check is selected: nothing given has those named")
@@ -43,24 +53,32 @@ def report(names: Sequence[str], only: Iterable[str] = (), write: Callable[[str]
     return counts["failed"] == 0
 
 
-def _results(name: str | None, selected: set[str]) -> Iterator[CheckResult]:
-    """Yield what becomes of the selected checks (of all, when empty) of what ``name`` stands for."""
-    if name is not None:
-        try:
-            checks = checks_of(name)
-        except UnknownNameError as error:
-            records = [record for record in registry.plugins() if name in (record.name, record.distribution)]
-            if not records:
+def _target(name: str) -> tuple[list[PluginRecord], list[str]]:
+    """Return the plugins that ``name`` stands for, if any, and the texts of what is to be checked."""
+    if catalogues := providers(name):
+        for catalogue in catalogues:
+            try:
+                catalogue.canonical(name)
+            except (AmbiguousNameError, OptionError):
                 raise
-            texts = [f"{record.distribution}/{text}" for record in records for text in _provided(record)]
-            if not texts and all(record.status == "active" for record in records):
-                raise PluginError(f"plugin {name!r} has no quantizer and no normaliser to check") from error
-        else:
-            yield from run_checks(check for check in checks if not selected or check.name in selected)
-            return
-    else:
-        records = registry.plugins()
-        texts = sorted({*registry.quantizers.names(), *registry.normalizers.names()})
+            except PluginError:  # it cannot be imported: a failure of its own among the others' results
+                continue
+        return [], [name]
+    records = [record for record in registry.plugins() if name in (record.name, record.distribution)]
+    if not records:
+        checks_of(name)  # raises, with the nearest names
+    texts = [f"{record.distribution}/{text}" for record in records for text in _provided(record)]
+    if not texts and all(record.status == "active" for record in records):
+        raise PluginError(f"plugin {name!r} has no quantizer and no normaliser to check")
+    return records, texts
+
+
+def _everything() -> tuple[list[PluginRecord], list[str]]:
+    return registry.plugins(), sorted({*registry.quantizers.names(), *registry.normalizers.names()})
+
+
+def _results(records: list[PluginRecord], texts: list[str], selected: set[str]) -> Iterator[CheckResult]:
+    """Yield what becomes of the selected checks (of all, when empty)."""
     for record in records:
         if record.status in ("failed", "incompatible"):
             yield CheckResult("works", record.name, "failed", f"{record.status}: {record.reason}")

@@ -16,6 +16,26 @@ def require(condition: object, message: str) -> None:
         raise AssertionError(message)
 
 
+def require_fit(result: object, given: Tensor, where: str) -> None:
+    """Raise AssertionError unless ``result`` is a tensor of the shape, dtype and device of ``given``.
+
+    Nothing compiled may see one that is not: it would read beyond the end.
+    """
+    __tracebackhide__ = True
+    if not isinstance(result, Tensor):
+        raise AssertionError(f"{where} the result must be a Tensor, got {type(result).__name__}")
+    wrong = [
+        f"{name} is {found} instead of {expected}"
+        for name, found, expected in (
+            ("shape", tuple(result.shape), tuple(given.shape)),
+            ("dtype", result.dtype, given.dtype),
+            ("device", result.device, given.device),
+        )
+        if found != expected
+    ]
+    require(not wrong, f"{where} {', '.join(wrong)}")
+
+
 def require_equal(actual: Tensor, expected: Tensor, message: str) -> None:
     """Raise AssertionError unless both tensors agree in shape, dtype and, bit for bit, in their values."""
     __tracebackhide__ = True
@@ -57,6 +77,10 @@ def require_finite(values: Tensor, what: str) -> None:
         raise AssertionError(f"{what} is {values[index].item()} at {index}; it must be finite")
 
 
+class NotApplicable(SkipTest):
+    """What leaves a check out; pytest and unittest know its base, which a plugin may raise as well."""
+
+
 def skip(reason: str) -> NoReturn:
-    """Leave a check out that does not apply; pytest and unittest know the exception."""
-    raise SkipTest(reason)
+    """Leave a check out that does not apply."""
+    raise NotApplicable(reason)

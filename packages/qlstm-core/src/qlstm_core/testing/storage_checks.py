@@ -112,6 +112,8 @@ def _planes(q: Quantizer, weight: Tensor) -> BitPlanes:
     with seeded(0):
         planes = q.bitplanes(weight, curvature_of(q, weight))
     require(isinstance(planes, BitPlanes), f"bitplanes must return BitPlanes, got {type(planes).__name__}")
+    found, expected = tuple(planes.shape), tuple(weight.shape)
+    require(found == expected, f"bitplanes are of shape {found} for a weight of {expected}")
     return planes
 
 

@@ -13,21 +13,23 @@ from qlstm_core.testing.requirements import require, require_close, require_equa
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-@torch.no_grad()
 def check_shape_dtype_device(plugin: Plugin) -> None:
     """The result has the input's shape, dtype and device, for every floating-point dtype."""
+    require_results_fit(plugin, DTYPES)
+
+
+@torch.no_grad()
+def require_results_fit(plugin: Plugin, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Raise AssertionError unless the results for ``dtypes`` have the input's shape, dtype and device."""
     for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
         for use in uses(plugin):
-            for dtype in DTYPES:
+            for dtype in dtypes:
                 for description, given in use.inputs(dtype).items():
                     value = given.to(device)
                     module = prepared(plugin, use.weight_for(value))
                     for mode, training in MODES.items():
-                        result = use.apply(module.train(training), value)
-                        where = f"in {mode}, for a {use.what} {description} of {dtype} on {device}"
-                        for name in ("shape", "dtype", "device"):
-                            found, expected = getattr(result, name), getattr(value, name)
-                            require(found == expected, f"{where}, {name} is {found} instead of {expected}")
+                        where = f"in {mode}, for a {use.what} {description} of {dtype} on {device},"
+                        use.apply(module.train(training), value, where=where)
 
 
 @torch.no_grad()
@@ -52,9 +54,8 @@ def check_empty(plugin: Plugin) -> None:
             for mode, training in MODES.items():
                 if training and use.gates == 1:
                     continue  # no batch, no batch statistics
-                result = use.apply(prepared(plugin, use.weight_for(value)).train(training), value)
-                found = tuple(result.shape)
-                require(found == shape, f"in {mode}, for a {use.what} {description}, the shape is {found}")
+                module = prepared(plugin, use.weight_for(value)).train(training)
+                result = use.apply(module, value, where=f"in {mode}, for a {use.what} {description},")
                 if result.requires_grad:  # otherwise check_gradient says so
                     result.sum().backward()
 

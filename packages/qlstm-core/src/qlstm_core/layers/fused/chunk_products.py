@@ -6,10 +6,10 @@ which wait actively for their next work, would take the processors from ours.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
+
+from qlstm_core.layers.border import compiles
 
 
 def write_outer(out: Tensor, d: Tensor, h: Tensor, *, add: bool) -> None:
@@ -33,4 +33,4 @@ def write_product(out: Tensor, a: Tensor, matrix: Tensor) -> None:
 
 
 def _compiled(out: Tensor) -> bool:
-    return out.device.type == "cpu" and find_spec("numba") is not None
+    return out.device.type == "cpu" and compiles()

@@ -54,7 +54,7 @@ class CompiledPass:
 
     def _read_input(self, tape: Tape) -> None:
         plan, given = self.plan, self.arguments.weight_x is None
-        index = torch.arange(plan.rows) if plan.tokens is None else plan.tokens.long()
+        index = torch.arange(plan.rows, device="cpu") if plan.tokens is None else plan.tokens.long()
         x = self.arguments.input if given else tape.x
         self.fresh = not given and len(x) == 0
         if self.fresh:

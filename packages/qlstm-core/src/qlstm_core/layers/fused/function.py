@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlstm_core.layers.border import is_plain
 from qlstm_core.layers.fused.chunk_products import write_outer, write_product
 from qlstm_core.layers.fused.passes import Backward, Forward, Pass, choose_pass
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
@@ -40,7 +41,8 @@ class _FusedSequence(torch.autograd.Function):
         saved = ctx.saved_tensors
         count = len(Arguments._fields)
         arguments, y, tape = Arguments(*saved[:count]), saved[count], Tape.of(saved[count + 1 :])
-        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+        # A gradient of this gradient is wanted, or a batch of gradients in one.
+        if torch.is_grad_enabled() or not all(g is None or is_plain(g) for g in gradients):
             moments = {"x": tape.x_moments, "h": tape.p_moments, "c": tape.c_moments}
             return None, *replay(ctx.plan, arguments, moments, gradients)
         needed = Arguments(*ctx.needs_input_grad[1:])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from qlstm_core.layers.border import compiles
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
 from qlstm_core.layers.fused.tape import Sums, Tape
 
@@ -83,8 +83,8 @@ class Pass(Protocol):
 
 
 def choose_pass(plan: Plan, arguments: Arguments, tape: Tape) -> Pass:
-    """Return Numba kernels on a CPU, torch operations elsewhere."""
-    if tape.p.device.type == "cpu" and find_spec("numba") is not None:
+    """Return Numba kernels on a CPU where Numba compiles, torch operations elsewhere."""
+    if tape.p.device.type == "cpu" and compiles():
         from qlstm_core.layers.fused.compiled_pass import CompiledPass
 
         return CompiledPass(plan, arguments, tape)

@@ -187,7 +187,7 @@ class Plan:
     def chunks(self) -> list[Chunk]:
         """Split the steps into chunks of at least ``CHUNK`` pre-activations, but for the last."""
         steps = self.order()
-        rows = CHUNK // (self.segments * self.units)
+        rows = max(1, CHUNK // (self.segments * self.units))
         chunks, start = [], 0
         while start < len(steps):
             end, total = start, 0

@@ -106,7 +106,8 @@ class _Grouped:
 
     def _split(self, rows: Tensor) -> Tensor:
         """``(n, groups · k)`` as ``(groups, n, k)``."""
-        return rows.view(len(rows), len(self.weight), -1).transpose(0, 1)
+        groups = len(self.weight)
+        return rows.view(len(rows), groups, rows.shape[1] // groups).transpose(0, 1)
 
     def apply(self, h: Tensor, out: Tensor) -> None:
         self._split(out).copy_(torch.bmm(self._split(h), self.weight.transpose(1, 2)))
