@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import multiprocessing
 import os
 import queue
 import signal
@@ -11,18 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from distributed import Client, LocalCluster
+from distributed import Client
 from distributed.scheduler import KilledWorker
 
-from qlstm_bench.cli import main
 from qlstm_bench.config import RunConfig
+from qlstm_bench.errors import BenchError
 from qlstm_bench.runs import Run
 from qlstm_bench.sweep.execute import (
     ClusterLostError,
@@ -34,6 +36,7 @@ from qlstm_bench.sweep.execute import (
     run_all,
     workers_of,
 )
+from qlstm_bench.sweep.processes import Workers
 from qlstm_bench.train import resolve, train
 
 STEPS = 100
@@ -62,7 +65,7 @@ def figures(ending: Ending) -> dict[str, float]:
 def test_killed_workers_cost_nothing_but_time(
     client: Client, configs: list[RunConfig], tmp_path: Path
 ) -> None:
-    """Workers are killed early in two of four runs; each ends once, with the figures of an unkilled one."""
+    """All workers are killed early in two of four runs; each ends once, with the figures of one left alone."""
     messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
     victims = {0, 3}
     workers: dict[int, set[str]] = {number: set() for number in range(4)}
@@ -73,8 +76,8 @@ def test_killed_workers_cost_nothing_but_time(
             workers[number].add(address)
             if number in victims and message["step"] >= 1:
                 victims.discard(number)
-                pid = client.run(os.getpid, workers=[address])[address]
-                os.kill(pid, signal.SIGKILL)
+                for pid in client.run(os.getpid, on_error="ignore").values():
+                    os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -147,6 +150,42 @@ def test_workers_use_one_thread_and_outlive_interrupts(client: Client) -> None:
     assert list(client.nthreads().values()) == [1, 1]
 
 
+def test_workers_killed_while_they_start_are_replaced(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qlstm_bench.sweep.processes._PATIENCE_S", 0)
+    others = {child.pid for child in multiprocessing.active_children()}
+    known = set(client.ncores())
+    deadline = time.monotonic() + 60
+
+    def born() -> list[multiprocessing.process.BaseProcess]:
+        while not (found := [one for one in multiprocessing.active_children() if one.pid not in others]):
+            assert time.monotonic() < deadline, "no worker takes its place"
+            time.sleep(0.01)
+        return found
+
+    with closing(Workers(client.scheduler.address, 1)):
+        for _ in range(3):
+            (child,) = born()
+            others.add(child.pid)
+            child.kill()
+        while set(client.ncores()) == known:
+            assert time.monotonic() < deadline, "none of them works"
+            time.sleep(0.1)
+        born()
+    assert {child.pid for child in multiprocessing.active_children()} <= others - {child.pid}
+
+
+def test_workers_that_cannot_start_end_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qlstm_bench.sweep.processes.serve", os.getenv)  # ends at once
+    looks = iter(range(600))
+    with (
+        closing(Workers("tcp://127.0.0.1:9", 1)) as workers,
+        pytest.raises(BenchError, match=r"^no worker processes can be started: \d+ died before"),
+    ):
+        workers.wait_for(lambda: 0 * next(looks))
+
+
 def test_a_run_that_kills_its_workers_is_given_up_with_a_reason() -> None:
     error = KilledWorker(task="run", last_worker=None, allowed_failures=3)  # type: ignore[arg-type]
     assert _describe(error) == "its worker process died 4 times; is there enough memory?"
@@ -189,41 +228,66 @@ def test_a_sweep_without_workers_ends(error: Exception | None, monkeypatch: pyte
         watch.look()
 
 
-STARTED, FINISH = threading.Event(), threading.Event()
+class Gone(Silent):
+    """A client whose scheduler went away."""
+
+    def submit(self, *_: object, **__: object) -> None:
+        raise ConnectionResetError("closed")
 
 
-def train_until_told(*_: object) -> None:
-    STARTED.set()
-    FINISH.wait(60)
-
-
-def test_a_scheduler_that_dies_ends_the_sweep_in_one_line(
-    configs: list[RunConfig],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_scheduler_that_is_gone_ends_the_sweep_with_a_line(
+    configs: list[RunConfig], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("qlstm_bench.sweep.worker.train_one", train_until_told)
-    settings = configs[0].model_dump(exclude={"seed"}, exclude_none=True)
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"settings": settings}))
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with pytest.raises(
+        ClusterLostError, match=r"scheduler is gone.*closed.*; what has finished stays"
+    ) as caught:
+        list(run_all(configs, tmp_path, Gone()))  # type: ignore[arg-type]
+    assert caught.value.exit_code == 1
 
-        def die() -> None:
-            STARTED.wait(60)
-            cluster.sync(cluster.scheduler.close, fast=True)
 
-        killer = threading.Thread(target=die)
-        killer.start()
+def test_a_scheduler_killed_in_mid_sweep_ends_it_with_one_line(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qlstm_bench.sweep.processes._PATIENCE_S", 0)
+    grid = {"settings": {**tiny, "checkpoint_seconds": 0}, "grid": {"steps": [4, 1_000_000]}}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    deadline = time.monotonic() + 120
+
+    def until(pattern: str, count: int) -> list[Path]:
+        while len(found := list(tmp_path.glob(pattern))) < count:
+            assert time.monotonic() < deadline, f"no {pattern}"
+            time.sleep(0.05)
+        return found
+
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    dask += ["--no-dashboard", "--scheduler-file", "address.json"]
+    with subprocess.Popen(dask, stderr=subprocess.DEVNULL) as scheduler:
         try:
-            code = main(["sweep", "grid.yaml", "--scheduler", cluster.scheduler_address, "--out", "runs"])
+            (where,) = until("address.json", 1)
+            while not (text := where.read_text()).endswith("}"):
+                time.sleep(0.05)
+            address = json.loads(text)["address"]
+            with closing(Workers(address, 1)):
+                with Client(address) as client:
+                    client.wait_for_workers(1, timeout=60)
+                words = ["sweep", "grid.yaml", "--scheduler", address, "--out", "runs"]
+                command = [sys.executable, "-m", "qlstm_bench", *words]
+                with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as sweep:
+                    try:
+                        until("runs/*/checkpoint/state.pt", 2)
+                        (finished,) = until("runs/*/result.json", 1)
+                        scheduler.kill()
+                        _, said = sweep.communicate(timeout=60)
+                    finally:
+                        sweep.kill()
         finally:
-            STARTED.set()
-            FINISH.set()
-            killer.join()
-    assert code == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("qlstm-bench: error: the scheduler is gone")
-    assert line.endswith("what has finished stays, and the same command goes on")
+            scheduler.kill()
+    done, error = said.splitlines()
+    assert sweep.returncode == 1
+    assert done.startswith("[1/2] 4: completed")
+    assert error.startswith("qlstm-bench: error: the scheduler is gone")
+    assert error.endswith("; what has finished stays, and the same command goes on")
+    assert Run.read(finished.parent).result() is not None
 
 
 def test_another_cluster_can_train(client: Client, configs: list[RunConfig], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ try:
     import dask
     from distributed import Client, Future, LocalCluster, as_completed
     from distributed.scheduler import KilledWorker
+    from distributed.utils import silence_logging_cmgr
 except Exception as error:  # Dask reads its configuration while it is imported
     raise ConfigError(
         f"Dask cannot be imported: {' '.join(str(error).split())}; its configuration is in $DASK_CONFIG, "
@@ -29,6 +30,7 @@ except Exception as error:  # Dask reads its configuration while it is imported
     ) from error
 
 from qlstm_bench.sweep import worker
+from qlstm_bench.sweep.processes import Workers
 
 _SETTINGS = {
     # A worker holds no run in waiting: a worker's death is laid at the door of the one run that it trained.
@@ -38,9 +40,6 @@ _SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
-    # A worker that died comes back within seconds, on a crowded machine within a minute; after that its place
-    # is given up, and _Watch fills it again.
-    "distributed.deploy.lost-worker-timeout": "60s",
 }
 _CONNECT_S = 10
 _POLL_S = 0.1
@@ -88,26 +87,29 @@ Follow = Callable[[dict[str, Any]], None]
 
 @contextmanager
 def local_workers(count: int | None = None) -> Iterator[Client]:
-    """Start worker processes of one thread each on this machine, and end them.
+    """Start worker processes of one thread each on this machine, keep up their number, and end them.
 
     Args:
         count: how many; default: one for each core that this process may use.
     """
-    with dask.config.set(_SETTINGS):
+    with dask.config.set(_SETTINGS), ExitStack() as stack:
         try:
             cluster = LocalCluster(
-                n_workers=count or cores(),
-                threads_per_worker=1,
+                n_workers=0,
                 processes=True,
-                memory_limit=None,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
+            workers = Workers(cluster.scheduler_address, count or cores())
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise SweepError(f"no worker processes can be started: {_one_line(error)}") from error
-        with cluster, Client(cluster) as client:
-            client.register_plugin(worker.OutliveInterrupts())
-            yield client
+        # Left in the other order: the workers are let go, the scheduler closes and they end with it.
+        stack.enter_context(closing(workers))
+        stack.enter_context(cluster)
+        client = stack.enter_context(Client(cluster))
+        stack.callback(workers.let_go)
+        workers.wait_for(lambda: len(client.ncores()))
+        yield client
 
 
 @contextmanager
@@ -117,23 +119,25 @@ def workers_of(scheduler: str) -> Iterator[Client]:
     Raises:
         SweepError: none answers at this address, or it has no worker.
     """
-    try:
-        client = Client(scheduler, timeout=_CONNECT_S)
-    except Exception as error:  # an address can be wrong in ways that Dask does not foresee
-        raise SweepError(
-            f"--scheduler {scheduler}: no Dask scheduler answers there ({_one_line(error)}); "
-            "start one with `dask scheduler`"
-        ) from error
-    try:
-        if not client.scheduler_info()["workers"]:
+    # Dask logs tracebacks of a scheduler that is gone; ClusterLostError says it in one line.
+    with silence_logging_cmgr(logging.CRITICAL):
+        try:
+            client = Client(scheduler, timeout=_CONNECT_S)
+        except Exception as error:  # an address can be wrong in ways that Dask does not foresee
             raise SweepError(
-                f"--scheduler {scheduler}: it has no worker; "
-                f"start some with `dask worker {scheduler} --nthreads 1`"
-            )
-        yield client
-    finally:
-        with suppress(*_GONE):  # a scheduler that is gone hears no farewell
-            client.close()
+                f"--scheduler {scheduler}: no Dask scheduler answers there ({_one_line(error)}); "
+                "start one with `dask scheduler`"
+            ) from error
+        try:
+            if not client.scheduler_info()["workers"]:
+                raise SweepError(
+                    f"--scheduler {scheduler}: it has no worker; "
+                    f"start some with `dask worker {scheduler} --nthreads 1`"
+                )
+            yield client
+        finally:
+            with suppress(*_GONE):  # a scheduler that is gone hears no farewell
+                client.close()
 
 
 def run_all(
@@ -196,7 +200,7 @@ _GONE = (OSError, CancelledError)
 
 
 def _completed(futures: list[Future[Any]], client: Client) -> Iterator[Future[Any]]:
-    """Yield each future once it is done; see to it meanwhile that there are workers.
+    """Yield each future once it is done; see to it meanwhile that somebody works.
 
     Raises:
         ClusterLostError: there has been none, or no scheduler, for long.
@@ -219,7 +223,7 @@ class _Watch:
         self._looked = self._alive = time.monotonic()
 
     def look(self) -> None:
-        """Fill the places of this machine's workers that Dask has given up.
+        """Ask from time to time whether there is a worker.
 
         Raises:
             ClusterLostError: for ``_LOST_S`` there has been no worker.
@@ -232,9 +236,6 @@ class _Watch:
             self._alive = now
         elif now - self._alive > _LOST_S:
             raise ClusterLostError(f"there has been no worker for {_LOST_S:.0f} s")
-        cluster = self._client.cluster
-        if isinstance(cluster, LocalCluster):
-            cluster.scale(len(cluster.worker_spec))
 
     def _any_worker(self) -> bool:
         scheduler = self._client.scheduler

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distributed import Worker, WorkerPlugin, get_worker
+from distributed import get_worker
 
 from qlstm_bench.runs import RunBusyError
 from qlstm_bench.train import Outcome, train
@@ -20,14 +19,6 @@ _stopped: set[str] = set()  # sweeps that were interrupted
 
 class _Stop(BaseException):
     """Ends a training without a result; no Exception, so that the run is not recorded as failed."""
-
-
-class OutliveInterrupts(WorkerPlugin):
-    """Keeps ctrl-C, which reaches all processes of a terminal, from the workers: the sweep stops them."""
-
-    def setup(self, worker: Worker) -> None:
-        """Ignore interrupts in a worker's process."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stop(sweep: str) -> None:
