@@ -50,7 +50,7 @@ def make_layer(
         )
     except PluginError:
         raise
-    except (ValueError, RuntimeError) as error:  # RuntimeError: torch has no memory for these sizes
+    except ValueError as error:
         raise ConfigError(
             f"{config.cell} of hidden {config.hidden} on {input_size} inputs: {error}"
         ) from error

@@ -65,7 +65,7 @@ def figures(ending: Ending) -> dict[str, float]:
 def test_killed_workers_cost_nothing_but_time(
     client: Client, configs: list[RunConfig], tmp_path: Path
 ) -> None:
-    """All workers are killed early in two of four runs; each ends once, with the figures of one left alone."""
+    """All workers are killed early in two of four runs; each ends once, with the figures of one alone."""
     messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
     victims = {0, 3}
     workers: dict[int, set[str]] = {number: set() for number in range(4)}

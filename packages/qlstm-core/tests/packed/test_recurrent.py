@@ -535,7 +535,7 @@ def test_a_numba_that_must_not_compile_is_named():
         timeout=300,
         check=False,
     )
-    message = "packed networks are compiled code, which NUMBA_DISABLE_JIT forbids: unset it"
+    message = "packed networks need compiled code, and NUMBA_DISABLE_JIT is set: unset it"
     assert (done.returncode, done.stderr) == (2, f"qlstm: error: {message}\n")
 
 

@@ -111,8 +111,9 @@ def check_features(
     """
     if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
         message = f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
-        if not x.is_floating_point() and x.dim() <= 2:
-            raise ValueError(message + "Tokens are int32 or int64: convert input: input.to(torch.int64)")
+        if not x.is_floating_point() and x.dtype not in TOKEN_DTYPES:
+            tokens = "Tokens are int32 or int64: convert input: input.to(torch.int64); "
+            raise ValueError(f"{message}{tokens}features are not: input.to({dtype})")
         other = f", or convert model: model.to({x.dtype})" if convertible else ' (NumPy: .astype("float32"))'
         raise ValueError(f"{message}Convert input: input.to({dtype}){other}")
     expected = 2 if packed else 3

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -121,7 +122,20 @@ def _torch_obstacle(path: Path, x: Tensor) -> str | None:
         return "torch has no operator for weights that are not one matrix per gate"
     if not x.is_floating_point():
         return "tokens pick columns of the weight"
+    if path.cell.operator is torch.lstm and x.is_cpu and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        if not _runs_on_this_cpu(dtype):
+            return f"torch's operator has no kernel in {dtype} for this processor"
     return None
+
+
+@cache
+def _runs_on_this_cpu(dtype: torch.dtype) -> bool:
+    """Whether oneDNN, which runs torch.lstm under autocast, has kernels of this dtype here."""
+    asked: Any = torch.ops.mkldnn
+    if dtype == torch.bfloat16:
+        return bool(asked._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or bool(asked._is_mkldnn_fp16_supported())
 
 
 def _fused_obstacle(

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 from numba import typeof
-from numba.core import config, types
+from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from qlstm_core.packed.activations import ENTRY_LIMIT
 from qlstm_core.packed.dispatch import Kernel
-from qlstm_core.plugins import PluginError
 
 KERNEL = np.dtype(
     [(name, np.int64) for name in ("fill", "product_0", "product_1", "product_2", "limit", "planes", "span")]
@@ -45,12 +44,7 @@ def bind(
 
     Returns:
         One record of ``KERNEL``, and what must be kept for as long as it is used.
-
-    Raises:
-        PluginError: Numba is set not to compile.
     """
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        raise PluginError("packed networks are compiled code, which NUMBA_DISABLE_JIT forbids: unset it")
     fill = kernel.fill_tables(activation_bits)
     products = {pairing: kernel.product(activation_bits, pairing) for pairing in pairings}
     record = np.zeros(1, KERNEL)
