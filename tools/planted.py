@@ -2,13 +2,13 @@
 
     python tools/planted.py                         every mistake of planted/*.yaml, on all cores
     python tools/planted.py -j 2 core quant         two side by side, of two areas
-    python tools/planted.py lstm.py 'gru-*'         by file, by name
+    python tools/planted.py cell.py 'gru-*'         by file, by name
     python tools/planted.py --list fused            what there is, without running it
 
 A mistake is an entry of planted/AREA.yaml:
 
     - name: lstm-forget-gate-unsquashed             unique over all areas
-      file: packages/qlstm-core/src/qlstm_core/layers/lstm.py
+      file: packages/qlstm-core/src/qlstm_core/layers/cell.py
       old: "c = f.sigmoid() * c"                    occurs exactly once in the file; may span lines
       new: "c = f * c"
       tests: ["packages/qlstm-core/tests/test_lstm.py::test_unquantized_equals_torch"]

@@ -291,7 +291,7 @@ def test_recorded_gates_are_those_that_made_the_states() -> None:
         for count, t in enumerate(order):
             expected = trace.path.norm_hh(trace.path.recurrent(state[0]), count)
             torch.testing.assert_close(trace.r[t], expected)
-            state = layer.step(trace.x[t], trace.r[t], *state)
+            state = layer.cell.step(trace.x[t], trace.r[t], *state)
             torch.testing.assert_close((trace.h[t], trace.c[t]), state)
 
 

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, Normalizer, Quantizer, pack
 from qlstm_core.layers import RecurrentLayer
+from qlstm_core.layers.cell import Cell
 from qlstm_core.packed.dispatch import has_avx2
 
 
@@ -442,9 +443,7 @@ class ManyLevels(Quantizer):
 class OwnStep(LSTM):
     """Another cell."""
 
-    @staticmethod
-    def step(x, r, h, c, norm_cell=None):
-        return h, c
+    cell = Cell("held", gates="ifgo", states=("h", "c"), step=lambda x, r, h, c, norm_cell=None: (h, c))
 
 
 def diverged():
@@ -487,7 +486,11 @@ def infinite(quantizer):
         ),
         (lambda: LSTM(4, 80, quantizer=ManyLevels()), ValueError, "ManyLevels of weight_ih_l0.*levels"),
         (lambda: LSTM(4, 8, quantizer=Sign(), state_quantizer=Sign()), ValueError, "state_quantizer Sign"),
-        (lambda: OwnStep(4, 8, quantizer=Sign()), TypeError, "OwnStep has a step of its own"),
+        (
+            lambda: OwnStep(4, 8, quantizer=Sign()),
+            TypeError,
+            "OwnStep has the cell 'held'.* know lstm and gru",
+        ),
         (diverged, ValueError, "layer 0, direction 0: bias.*not finite"),
         (lambda: infinite(Clipped()), ValueError, "weight_hh_l0 holds values that are not finite"),
         (lambda: infinite(Sign()), ValueError, "weight_hh_l0 holds values that are not finite"),

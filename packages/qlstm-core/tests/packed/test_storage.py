@@ -23,10 +23,11 @@ from packed_layers import Batch, FeaturesAndCell, Plain, Sign, layers
 
 from qlstm_core import GRU, LSTM, PackedGRU, PackedLSTM, load_packed, pack
 from qlstm_core.files import replace_file
+from qlstm_core.layers.cell import LSTM_CELL
 from qlstm_core.packed import program, storage
 from qlstm_core.packed.bits import Bits
 from qlstm_core.packed.format import MAX_COLUMNS, pack_signs
-from qlstm_core.packed.network import Cell, Config, Network
+from qlstm_core.packed.network import Config, Network, PackedCell
 from qlstm_core.packed.storage import PackedFileError
 
 
@@ -305,7 +306,8 @@ def test_many_groups_are_placed_together():
     bits = Bits(signs, (4 * groups, 1, 1), np.zeros((0, 4 * groups, 1), np.float32), ((-1, 0.5),))
     bias = np.linspace(-1, 1, 4 * groups, dtype=np.float32).reshape(-1, 1)
     network = Network(
-        Config("lstm", groups, groups, groups=(groups,)), (Cell({"ih": bits, "hh": bits}, {}, {}, bias),)
+        Config(LSTM_CELL, groups, groups, groups=(groups,)),
+        (PackedCell({"ih": bits, "hh": bits}, {}, {}, bias),),
     )
     buffer = io.BytesIO()
     storage.save(network, buffer, 16)
