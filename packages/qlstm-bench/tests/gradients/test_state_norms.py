@@ -156,7 +156,7 @@ def test_norms_of_normalised_cells_equal_plain_autograd(
     assert layer.routes()[0].kind != "loop"
     (measured,) = state_gradient_norms(layer, lambda: layer(x)[0][-1].sin().sum())
 
-    gates = layer.gates
+    gates = len(layer.cell.gates)
     weights = {key: weight.detach() for key, weight in layer.quantized_weights().items()}
     biases = {key: torch.zeros(gates, 5, dtype=torch.float64) for key in ("ih", "hh")}
     for key in biases:
