@@ -344,6 +344,8 @@ def damage(run: Run, **changes: Any) -> None:
     ("changes", "named"),
     [
         ({"storage_bytes": 0}, "storage_bytes"),
+        ({"storage_bytes": True}, "storage_bytes"),
+        ({"higher_is_better": "no"}, "higher_is_better"),
         ({"storage_bytes": 10**400}, "storage_bytes"),
         ({"float32_bytes": -1}, "float32_bytes"),
         ({"steps": 10**30}, "steps"),

@@ -135,6 +135,37 @@ def test_a_quantizer_of_another_dtype_is_named() -> None:
         GRU(4, 6, quantizer=Doubles())(X)
 
 
+class Reshaped(Quantizer):
+    """Returns the weight by any function."""
+
+    bits = 1
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, weight: Tensor, curvature: Tensor | None = None) -> Tensor:
+        return self.function(weight)
+
+
+def test_a_sparse_result_is_named() -> None:
+    with pytest.raises(ValueError, match=r"quantizer Reshaped returned .*torch.sparse_coo for weight_ih_l0"):
+        LSTM(4, 6, quantizer=Reshaped(lambda weight: weight.to_sparse()))(X)
+
+
+@pytest.mark.parametrize("normalizer", ["none", Scaled()])
+def test_a_result_of_other_strides_counts_by_its_values(normalizer: Any) -> None:
+    def spread(weight: Tensor) -> Tensor:
+        return weight[:, :1, :1].expand(weight.shape)
+
+    torch.manual_seed(0)
+    layer = GroupedLSTM(4, 6, groups=2, quantizer=Reshaped(spread), normalizer=normalizer)
+    found = layer(X)[0]
+    for quantizer in layer.quantizers.values():
+        quantizer.function = lambda weight: spread(weight).contiguous()
+    torch.testing.assert_close(found, layer(X)[0])
+
+
 def test_a_state_quantizer_of_another_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"quantizer Fewer returned shape \(2, 0, 6\) .* for the state"):
         LSTM(4, 6, state_quantizer=Fewer())(X)

@@ -11,7 +11,7 @@ from qlstm_bench.gradients import StateGradientNorms
 
 Status = Literal["completed", "diverged", "failed"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Size = Annotated[int, Field(gt=0, lt=2**63)]
+Size = Annotated[int, Field(gt=0, lt=2**63, strict=True)]
 Duration = Annotated[float, Field(ge=0, lt=1e12)]
 
 
@@ -66,7 +66,7 @@ class Result(BaseModel):
     seed: Count
     metric: str
     metric_title: str
-    higher_is_better: bool = False
+    higher_is_better: Annotated[bool, Field(strict=True)] = False
     metrics: dict[str, float]
     gradient_norms: list[StateGradientNorms] = []
     steps: Count

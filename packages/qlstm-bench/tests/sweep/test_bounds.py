@@ -90,6 +90,7 @@ def test_what_is_within_the_bounds_is_read(monkeypatch: pytest.MonkeyPatch) -> N
             BASE + "grid: {batch: [1, 2, 3, 4, 5]}\nseeds: 2024",
             r"line 3: 5 combinations with 2,024 seeds .* 10,120 runs; .* is written \[2024\]",
         ),
+        (BASE + "seeds: true", "line 2: seeds: .*valid integer"),
         (BASE + "seeds: [-1]", "line 2: seeds: .*greater than or equal to 0, got -1"),
         (BASE + "seeds: [4294967296]", "line 2: seeds: .*less than 4294967296"),
         (BASE + "include: [{batch: [" + MANY + "], unroll: [" + MANY + "]}]", "39,601 runs"),

@@ -42,8 +42,11 @@ def _few_enough(count: int) -> int:
     return count
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Seeds = Annotated[int, Field(ge=1), AfterValidator(_few_enough)] | Annotated[list[Seed], Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+Seeds = (
+    Annotated[int, Field(ge=1, strict=True), AfterValidator(_few_enough)]
+    | Annotated[list[Seed], Field(min_length=1)]
+)
 
 _NOWHERE: Path = ()
 

@@ -132,7 +132,7 @@ def check_result(source: nn.Module, what: str, given: Tensor, result: Any) -> Te
         result: what it returned.
 
     Raises:
-        ValueError: another shape, device or, without autocast, dtype.
+        ValueError: another shape, device, layout (sparse) or, without autocast, dtype.
         TypeError: no tensor.
     """
     if not isinstance(result, Tensor):
@@ -140,6 +140,7 @@ def check_result(source: nn.Module, what: str, given: Tensor, result: Any) -> Te
     if (
         result.shape != given.shape
         or result.device != given.device
+        or result.layout != given.layout
         or (result.dtype != given.dtype and not torch._C._is_any_autocast_enabled())
     ):
         raise ValueError(
@@ -170,4 +171,5 @@ def record_call(module: nn.Module, input: Proxy, state: Any) -> Any:
 
 
 def _form(tensor: Tensor) -> str:
-    return f"shape {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
+    layout = "" if tensor.layout == torch.strided else f", {tensor.layout}"
+    return f"shape {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}{layout}"

@@ -105,7 +105,7 @@ class Grouped:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the blocks' products, ``(n, groups · gates, rows)``."""
         count, rows, cols = self.weight.shape
-        blocks = self.weight.view(self.groups, -1, cols)
+        blocks = self.weight.reshape(self.groups, -1, cols)  # a plugin may return any strides
         if x.is_floating_point():
             split = x.view(x.shape[0], self.parts, self.groups, cols // self.parts)
             grouped = split.permute(2, 0, 1, 3).reshape(self.groups, x.shape[0], cols)

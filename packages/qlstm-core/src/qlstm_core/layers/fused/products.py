@@ -39,7 +39,7 @@ def weights(linear: LinearMap) -> tuple[Tensor, ...]:
     if isinstance(linear, Factored):
         return linear.outer.flatten(0, 1), linear.inner
     assert isinstance(linear, Grouped)
-    return (linear.weight.view(linear.groups, -1, linear.weight.shape[-1]),)
+    return (linear.weight.reshape(linear.groups, -1, linear.weight.shape[-1]),)
 
 
 def features(linear: LinearMap) -> int:

@@ -51,7 +51,7 @@ def input_back(d: Any, x: Any, sums: Any) -> None:
     """Turn ``d``, ∂L/∂(normalised x), into ∂L/∂x in place; add to the gain's ``sums``, ``(4, S, units)``."""
     for row in range(x.values.shape[0]):
         for s in range(x.values.shape[1]):
-            back(d, row, x.values, row, s, x, row, sums, GAIN_X)
+            back(d, row, x.values, row, s, x.mean, x.spread, row, x.gain, x.norm, sums, GAIN_X)
 
 
 @compiled("")
@@ -77,28 +77,34 @@ def _accumulate(source: Any, kinds: int, sums: Any, first_kind: int) -> None:
 
 
 @compiled(None, forceinline=True)
-def _value(side: Any, row: int, s: int, j: int, inside: Any) -> Any:
+def _value(p: Any, row: int, s: int, j: int, inside: Any, mean: Any, scale: Any, gain: Any, bias: Any) -> Any:
     """Return gain ⊙ z + bias."""
-    z = standardized(side.values, row, s, j, inside, side, row)
-    return z * load(side.gain, 0, s, j, inside) + load(side.bias, 0, s, j, inside)
+    z = standardized(p, row, s, j, inside, mean, scale, row)
+    return z * load(gain, 0, s, j, inside) + load(bias, 0, s, j, inside)
 
 
 @compiled(None, forceinline=True)
-def _sum(p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any) -> Any:
+def _sum(
+    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
+    p_mean: Any, p_scale: Any, gain_h: Any, x_mean: Any, x_scale: Any, gain_x: Any, bias_x: Any,
+) -> Any:  # fmt: skip
     """Return the pre-activation that both sides make together; the recurrent one has no bias of its own."""
-    z = standardized(p.values, row, s, j, inside, p, row)
-    return z * load(p.gain, 0, s, j, inside) + _value(x, from_x, s, j, inside)
+    z = standardized(p, row, s, j, inside, p_mean, p_scale, row)
+    return z * load(gain_h, 0, s, j, inside) + _value(
+        x, from_x, s, j, inside, x_mean, x_scale, gain_x, bias_x
+    )
 
 
 @compiled(None, forceinline=True)
 def _lstm_gates(
-    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any
-) -> tuple[Any, Any, Any, Any]:
+    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
+    p_mean: Any, p_scale: Any, gain_h: Any, x_mean: Any, x_scale: Any, gain_x: Any, bias_x: Any,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
     return lstm_gates(
-        _sum(p, row, x, from_x, s, j, inside),
-        _sum(p, row, x, from_x, s + 1, j, inside),
-        _sum(p, row, x, from_x, s + 2, j, inside),
-        _sum(p, row, x, from_x, s + 3, j, inside),
+        _sum(p, row, x, from_x, s, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
+        _sum(p, row, x, from_x, s + 1, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
+        _sum(p, row, x, from_x, s + 2, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
+        _sum(p, row, x, from_x, s + 3, j, inside, p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x),
     )
 
 
@@ -111,51 +117,53 @@ def lstm_forward(
 
     What the backward pass needs goes to previous and to the moments of p and the cell.
     """
-    units, c = p.values.shape[2], cell.values
+    # Out of the bundles first: in the inner loop each look into one would cost.
+    x_values, index, x_mean, x_scale, gain_x, bias_x = x.values, x.index, x.mean, x.spread, x.gain, x.bias
+    p_values, p_mean, p_scale, gain_h = p.values, p.mean, p.spread, p.gain
+    units, c = p_values.shape[2], cell.values
+    norm_c, eps_c, c_mean, c_scale = cell.norm, cell.eps, cell.mean, cell.spread
+    gain_c, bias_c, outputs = cell.gain, cell.bias, y.shape[0] > 0
     for r in range(begin, end):
-        at, from_x = slot + r, x.index[row + r] - x_row
-        measure(p, at)
+        at, from_x = slot + r, index[row + r] - x_row
         for q in range(c.shape[1]):
             s = 4 * q
+            for k in range(s, s + 4):
+                p_mean[at, k], p_scale[at, k] = moments(p_values, at, k, p.norm, p.eps)
             for j in range(0, units, lanes(h)):
                 inside = first(h, units - j)
-                i, f, g, o = _lstm_gates(p, at, x, from_x, s, j, inside)
+                i, f, g, o = _lstm_gates(
+                    p_values, at, x_values, from_x, s, j, inside,
+                    p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x,
+                )  # fmt: skip
                 before = load(c, r, q, j, inside)
                 after = f * before + i * g
                 store(previous, at, q, j, inside, before)
                 store(c, r, q, j, inside, after)
                 # Where the cell state is normalised, gate o waits in h until all of it is known.
-                store(h, r, q, j, inside, o * tanh(after) if cell.norm == NO_NORM else o)
-            if cell.norm != NO_NORM:
-                mean, scale = moments(c, r, q, cell.norm, cell.eps)
-                cell.mean[at, q], cell.spread[at, q] = mean, scale
+                store(h, r, q, j, inside, o * tanh(after) if norm_c == NO_NORM else o)
+            if norm_c != NO_NORM:
+                mean, scale = moments(c, r, q, norm_c, eps_c)
+                c_mean[at, q], c_scale[at, q] = mean, scale
                 for j in range(0, units, lanes(h)):
                     inside = first(h, units - j)
                     z = (load(c, r, q, j, inside) - mean) * scale
-                    value = z * load(cell.gain, 0, q, j, inside) + load(cell.bias, 0, q, j, inside)
+                    value = z * load(gain_c, 0, q, j, inside) + load(bias_c, 0, q, j, inside)
                     store(h, r, q, j, inside, load(h, r, q, j, inside) * tanh(value))
-            if y.shape[0] > 0:
+            if outputs:
                 for j in range(0, units, lanes(h)):
                     inside = first(h, units - j)
                     store(y, row + r, q, j, inside, load(h, r, q, j, inside))
 
 
 @compiled(None, forceinline=True)
-def _write_both_sides(d_x: Any, d_h: Any, d: Any, to: int, own: Any, s: int, j: int, inside: Any) -> None:
+def _write_both_sides(
+    d_x: Any, d_h: Any, dx: Any, dp: Any, to: int, own: Any, s: int, j: int, inside: Any
+) -> None:
     """Write the derivatives with respect to both sides of one pre-activation; add them to the biases'."""
-    store(d.dx, to, s, j, inside, d_x)
-    store(d.dp, to, s, j, inside, d_h)
+    store(dx, to, s, j, inside, d_x)
+    store(dp, to, s, j, inside, d_h)
     _add(own, BIAS_X, s, j, inside, d_x)
     _add(own, BIAS_H, s, j, inside, d_h)
-
-
-@compiled(None, forceinline=True)
-def _incoming(d: Any, r: int, at: int, q: int, j: int, inside: Any) -> Any:
-    """Return the derivative of h_t: what comes from the step after, and from the output."""
-    d_h = load(d.dh, r, q, j, inside)
-    if d.dy.shape[0] > 0:
-        d_h = d_h + load(d.dy, at, q, j, inside)
-    return d_h
 
 
 @compiled("")
@@ -166,7 +174,13 @@ def lstm_backward(
 
     All of it, but what goes through the recurrent product; of ``d.dh`` nothing else is left.
     """
-    dtype, segments, units, groups = p.values.dtype, p.values.shape[1], p.values.shape[2], d.dh.shape[1]
+    # Out of the bundles first: in the inner loop each look into one would cost.
+    x_values, index, x_mean, x_scale, gain_x, bias_x = x.values, x.index, x.mean, x.spread, x.gain, x.bias
+    p_values, p_mean, p_scale, gain_h = p.values, p.mean, p.spread, p.gain
+    norm_c, c_mean, c_scale, gain_c, bias_c = cell.norm, cell.mean, cell.spread, cell.gain, cell.bias
+    dy, dh, dc, dx, dp, hidden = d.dy, d.dh, d.dc, d.dx, d.dp, d.hidden
+    outputs, projected = dy.shape[0] > 0, hidden.shape[0] > 0
+    dtype, segments, units, groups = p_values.dtype, p_values.shape[1], p_values.shape[2], dh.shape[1]
     after_c = np.empty((1, groups, units), dtype)
     squashed = np.empty((1, groups, units), dtype)
     d_cell = np.empty((1, groups, units), dtype)
@@ -174,59 +188,75 @@ def lstm_backward(
     own = np.zeros((3, segments, units), dtype)
     own_cell = np.zeros((2, groups, units), dtype)
     for r in range(begin, end):
-        at, to, from_x = row + r, row + r - d.first, x.index[row + r] - x_row
+        at, to, from_x = row + r, row + r - d.first, index[row + r] - x_row
         for q in range(groups):
             s = 4 * q
-            if cell.norm != NO_NORM:
+            if norm_c != NO_NORM:
                 for j in range(0, units, lanes(d_cell)):
                     inside = first(d_cell, units - j)
-                    i, f, g, o = _lstm_gates(p, at, x, from_x, s, j, inside)
+                    i, f, g, o = _lstm_gates(
+                        p_values, at, x_values, from_x, s, j, inside,
+                        p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x,
+                    )  # fmt: skip
                     after = f * load(previous, at, q, j, inside) + i * g
-                    z = (after - cell.mean[at, q]) * cell.spread[at, q]
-                    tanh_c = tanh(z * load(cell.gain, 0, q, j, inside) + load(cell.bias, 0, q, j, inside))
-                    _, d_value = lstm_output_back(_incoming(d, r, at, q, j, inside), o, tanh_c)
+                    z = (after - c_mean[at, q]) * c_scale[at, q]
+                    tanh_c = tanh(z * load(gain_c, 0, q, j, inside) + load(bias_c, 0, q, j, inside))
+                    d_h = load(dh, r, q, j, inside)
+                    if outputs:
+                        d_h = d_h + load(dy, at, q, j, inside)
+                    _, d_value = lstm_output_back(d_h, o, tanh_c)
                     store(after_c, 0, q, j, inside, after)
                     store(squashed, 0, q, j, inside, tanh_c)
                     store(d_cell, 0, q, j, inside, d_value)
                     _add(own_cell, BIAS_C, q, j, inside, d_value)
-                back(d_cell, 0, after_c, 0, q, cell, at, own_cell, GAIN_C)
+                back(d_cell, 0, after_c, 0, q, c_mean, c_scale, at, gain_c, norm_c, own_cell, GAIN_C)
             for j in range(0, units, lanes(d_cell)):
                 inside = first(d_cell, units - j)
-                i, f, g, o = _lstm_gates(p, at, x, from_x, s, j, inside)
+                i, f, g, o = _lstm_gates(
+                    p_values, at, x_values, from_x, s, j, inside,
+                    p_mean, p_scale, gain_h, x_mean, x_scale, gain_x, bias_x,
+                )  # fmt: skip
                 before = load(previous, at, q, j, inside)
-                d_h = _incoming(d, r, at, q, j, inside)
-                if cell.norm == NO_NORM:
+                d_h = load(dh, r, q, j, inside)
+                if outputs:
+                    d_h = d_h + load(dy, at, q, j, inside)
+                if norm_c == NO_NORM:
                     tanh_c = tanh(f * before + i * g)
                     d_o, d_c = lstm_output_back(d_h, o, tanh_c)
                 else:
                     tanh_c = load(squashed, 0, q, j, inside)
                     d_o, _ = lstm_output_back(d_h, o, tanh_c)
                     d_c = load(d_cell, 0, q, j, inside)
-                if d.hidden.shape[0] > 0:
-                    store(d.hidden, to, q, j, inside, o * tanh_c)
-                d_c = d_c + load(d.dc, r, q, j, inside)
-                store(d.dc, r, q, j, inside, d_c * f)
+                if projected:
+                    store(hidden, to, q, j, inside, o * tanh_c)
+                d_c = d_c + load(dc, r, q, j, inside)
+                store(dc, r, q, j, inside, d_c * f)
                 d_i, d_f, d_g = lstm_cell_back(d_c, i, f, g, before)
-                _write_both_sides(d_i, d_i, d, to, own, s, j, inside)
-                _write_both_sides(d_f, d_f, d, to, own, s + 1, j, inside)
-                _write_both_sides(d_g, d_g, d, to, own, s + 2, j, inside)
-                _write_both_sides(d_o, d_o, d, to, own, s + 3, j, inside)
+                _write_both_sides(d_i, d_i, dx, dp, to, own, s, j, inside)
+                _write_both_sides(d_f, d_f, dx, dp, to, own, s + 1, j, inside)
+                _write_both_sides(d_g, d_g, dx, dp, to, own, s + 2, j, inside)
+                _write_both_sides(d_o, d_o, dx, dp, to, own, s + 3, j, inside)
             for k in range(s, s + 4):
-                back(d.dp, to, p.values, at, k, p, at, own, GAIN_H)
+                back(dp, to, p_values, at, k, p_mean, p_scale, at, gain_h, p.norm, own, GAIN_H)
     _accumulate(own, 3, d.sums, 4 * part)
     _accumulate(own_cell, 2, d.cell_sums, 2 * part)
 
 
 @compiled(None, forceinline=True)
 def _gru_gates(
-    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any
-) -> tuple[Any, Any, Any, Any]:
-    """Return r, z, n and the recurrent side of n."""
-    hn = _value(p, row, s + 2, j, inside)
+    p: Any, row: int, x: Any, from_x: int, s: int, j: int, inside: Any,
+    p_moments: Any, gain_h: Any, bias_h: Any, x_moments: Any, gain_x: Any, bias_x: Any,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    """Return r, z, n and the recurrent side of n; moments are pairs of mean and scale."""
+    p_mean, p_scale = p_moments
+    x_mean, x_scale = x_moments
+    hn = _value(p, row, s + 2, j, inside, p_mean, p_scale, gain_h, bias_h)
     r, z, n = gru_gates(
-        _value(p, row, s, j, inside) + _value(x, from_x, s, j, inside),
-        _value(p, row, s + 1, j, inside) + _value(x, from_x, s + 1, j, inside),
-        _value(x, from_x, s + 2, j, inside),
+        _value(p, row, s, j, inside, p_mean, p_scale, gain_h, bias_h)
+        + _value(x, from_x, s, j, inside, x_mean, x_scale, gain_x, bias_x),
+        _value(p, row, s + 1, j, inside, p_mean, p_scale, gain_h, bias_h)
+        + _value(x, from_x, s + 1, j, inside, x_mean, x_scale, gain_x, bias_x),
+        _value(x, from_x, s + 2, j, inside, x_mean, x_scale, gain_x, bias_x),
         hn,
     )
     return r, z, n, hn
@@ -238,14 +268,23 @@ def gru_forward(
     h: Any, y: Any,
 ) -> None:  # fmt: skip
     """As :func:`lstm_forward`, without a cell state."""
-    units = p.values.shape[2]
+    # Out of the bundles first: in the inner loop each look into one would cost.
+    x_values, index, x_mean, x_scale, gain_x, bias_x = x.values, x.index, x.mean, x.spread, x.gain, x.bias
+    p_values, p_mean, p_scale, gain_h, bias_h = p.values, p.mean, p.spread, p.gain, p.bias
+    p_moments, x_moments = (p_mean, p_scale), (x_mean, x_scale)
+    units = p_values.shape[2]
     for i in range(begin, end):
-        at, from_x = slot + i, x.index[row + i] - x_row
-        measure(p, at)
+        at, from_x = slot + i, index[row + i] - x_row
         for q in range(h.shape[1]):
+            s = 3 * q
+            for k in range(s, s + 3):
+                p_mean[at, k], p_scale[at, k] = moments(p_values, at, k, p.norm, p.eps)
             for j in range(0, units, lanes(h)):
                 inside = first(h, units - j)
-                _, z, n, _ = _gru_gates(p, at, x, from_x, 3 * q, j, inside)
+                _, z, n, _ = _gru_gates(
+                    p_values, at, x_values, from_x, s, j, inside,
+                    p_moments, gain_h, bias_h, x_moments, gain_x, bias_x,
+                )  # fmt: skip
                 before = load(h, i, q, j, inside)
                 after = n + z * (before - n)
                 store(previous, at, q, j, inside, before)
@@ -258,21 +297,29 @@ def gru_backward(
     begin: int, end: int, part: int, row: int, x: Any, x_row: int, p: Any, previous: Any, cell: Any, d: Any
 ) -> None:
     """As :func:`lstm_backward`, without a cell state; what goes straight back to the state stays in dh."""
-    units = p.values.shape[2]
-    own = np.zeros((3, p.values.shape[1], units), p.values.dtype)
+    # Out of the bundles first: in the inner loop each look into one would cost.
+    x_values, index, x_mean, x_scale, gain_x, bias_x = x.values, x.index, x.mean, x.spread, x.gain, x.bias
+    p_values, p_mean, p_scale, gain_h, bias_h = p.values, p.mean, p.spread, p.gain, p.bias
+    p_moments, x_moments = (p_mean, p_scale), (x_mean, x_scale)
+    dy, dh, dx, dp = d.dy, d.dh, d.dx, d.dp
+    units = p_values.shape[2]
+    own = np.zeros((3, p_values.shape[1], units), p_values.dtype)
     for i in range(begin, end):
-        at, to, from_x = row + i, row + i - d.first, x.index[row + i] - x_row
-        for q in range(d.dh.shape[1]):
+        at, to, from_x = row + i, row + i - d.first, index[row + i] - x_row
+        for q in range(dh.shape[1]):
             s = 3 * q
             for j in range(0, units, lanes(own)):
                 inside = first(own, units - j)
-                r, z, n, hn = _gru_gates(p, at, x, from_x, s, j, inside)
-                d_h = load(d.dh, i, q, j, inside) + load(d.dy, at, q, j, inside)
+                r, z, n, hn = _gru_gates(
+                    p_values, at, x_values, from_x, s, j, inside,
+                    p_moments, gain_h, bias_h, x_moments, gain_x, bias_x,
+                )  # fmt: skip
+                d_h = load(dh, i, q, j, inside) + load(dy, at, q, j, inside)
                 d_r, d_z, d_n = gru_back(d_h, r, z, n, hn, load(previous, at, q, j, inside))
-                store(d.dh, i, q, j, inside, d_h * z)
-                _write_both_sides(d_r, d_r, d, to, own, s, j, inside)
-                _write_both_sides(d_z, d_z, d, to, own, s + 1, j, inside)
-                _write_both_sides(d_n, d_n * r, d, to, own, s + 2, j, inside)
+                store(dh, i, q, j, inside, d_h * z)
+                _write_both_sides(d_r, d_r, dx, dp, to, own, s, j, inside)
+                _write_both_sides(d_z, d_z, dx, dp, to, own, s + 1, j, inside)
+                _write_both_sides(d_n, d_n * r, dx, dp, to, own, s + 2, j, inside)
             for k in range(s, s + 3):
-                back(d.dp, to, p.values, at, k, p, at, own, GAIN_H)
+                back(dp, to, p_values, at, k, p_mean, p_scale, at, gain_h, p.norm, own, GAIN_H)
     _accumulate(own, 3, d.sums, 4 * part)

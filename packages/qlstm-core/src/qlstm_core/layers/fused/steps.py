@@ -111,7 +111,9 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
                 for r in range(begin, last):
                     at = row - x_row + r
                     for s in range(d.dx.shape[1]):
-                        back(d.dx, to + r, x.values, at, s, x, at, sums, GAIN_X)
+                        back(
+                            d.dx, to + r, x.values, at, s, x.mean, x.spread, at, x.gain, x.norm, sums, GAIN_X
+                        )
             meet(barrier, shares)
             if k > 0 or steps.pull_start:
                 _recurrent_product(
