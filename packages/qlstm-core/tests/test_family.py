@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from recurrent_cases import Case, RowNorm, Sign, StepGain, WithCell, cases, run
 
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, RecurrentLayer
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL
 
 # torch's own: oneDNN has no projections.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 
 class LoopGRU(GRU):
-    torch_operator = None
+    cell = replace(GRU_CELL, operator=None)
 
 
 class LoopLSTM(LSTM):
-    torch_operator = None
+    cell = replace(LSTM_CELL, operator=None)
 
 
 def assert_same(ours: object, theirs: object, tolerance: float = 1e-5) -> None:

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from recurrent_cases import Case, RowNorm, Sign, StepGain, WithCell, cases, run
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from qlstm_core import LSTM, Normalizer, record_states
+from qlstm_core.layers.cell import LSTM_CELL
 from qlstm_core.layers.sequence import run_loop
 
 # torch's own, with either module: oneDNN has no projections.
@@ -23,9 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not sup
 
 
 class LoopLSTM(LSTM):
-    """The same layer on the readable loop only."""
+    """The same layer without torch's own operator."""
 
-    torch_operator = None
+    cell = replace(LSTM_CELL, operator=None)
 
 
 def pair(case: Case, cls: type[LSTM] = LSTM) -> tuple[LSTM, torch.nn.LSTM]:

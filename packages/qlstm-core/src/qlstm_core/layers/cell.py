@@ -8,7 +8,7 @@ its step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class Cell:
         step: one time step, as :data:`Step` has it. ``x``, ``N(W_x x_t) + b``, and ``r``, ``N(W_h h_{t−1})``,
             are ``(batch, gates, hidden)``, the states ``(batch, features)``.
         operator: torch's own operator for whole sequences of this cell, such as ``torch.lstm``; ``None``
-            where there is none.
+            where there is none. Two cells that differ in it alone are equal.
         separate: letters of the gates whose two sides the step does more with than add them, so that their
             two biases do not fold into one.
     """
@@ -38,7 +38,7 @@ class Cell:
     gates: str
     states: tuple[str, ...]
     step: Step
-    operator: Callable[..., tuple[Tensor, ...]] | None = None
+    operator: Callable[..., tuple[Tensor, ...]] | None = field(default=None, compare=False)
     separate: str = ""
 
     def __post_init__(self) -> None:

@@ -274,7 +274,7 @@ def _config(values: Any) -> Config:
         _fail(f"proj_size {values['proj_size']} is not smaller than hidden_size {values['hidden_size']}")
     config = Config(**{**values, "groups": tuple(groups), "cell": PACKED_CELLS[values["cell"]]})
     special = values["proj_size"] or rank is not None or any(count != 1 for count in groups)
-    if config.cell is GRU_CELL and special:
+    if config.cell == GRU_CELL and special:
         _fail("a GRU has no projection, groups or rank")
     for layer, count in enumerate(groups):
         if type(count) is not int or count < 1 or (rank is not None and count != 1):
