@@ -25,7 +25,7 @@ from distributed.scheduler import KilledWorker
 
 from qlstm_bench.config import RunConfig
 from qlstm_bench.errors import BenchError
-from qlstm_bench.runs import Run
+from qlstm_bench.runs import Run, RunError
 from qlstm_bench.sweep.execute import (
     ClusterLostError,
     Ending,
@@ -116,17 +116,18 @@ def test_a_sweep_that_is_stopped_can_go_on(client: Client, configs: list[RunConf
     assert next(sweep).number == 0
     assert running.wait(60)
     sweep.close()  # type: ignore[attr-defined]
-    runs = [Run.read(directory) for directory in out.iterdir()]
-    under_way = [run for run in runs if run.config.steps == 100_000]
-    assert under_way
+    under_way: list[Run] = []
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:  # until the workers have let go of them
-        with suppress(Exception):
+        with suppress(RunError):  # one may just be making its folder
+            runs = [Run.read(directory) for directory in out.iterdir()]
+            under_way = [run for run in runs if run.config.steps == 100_000]
             for run in under_way:
                 with run.writing():
                     pass
             break
         time.sleep(0.1)
+    assert under_way
     assert [run.result() for run in under_way] == [None] * len(under_way)  # neither failed nor ended
     (ending,) = run_all([short], out, client)
     assert ending.outcome is not None
