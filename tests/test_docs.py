@@ -148,7 +148,7 @@ def test_loggers_of_the_hooks_page_log(
     namespace: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = pytest.importorskip("qlstm_bench.config")
-    from qlstm_bench.runs import Run
+    from qlstm_bench.training.folder import Run
 
     for block in examples(HOOKS_PAGE)[:-1]:  # the last one registers them
         run(block.code, namespace, str(HOOKS_PAGE), block.line)

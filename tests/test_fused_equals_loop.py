@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, RecurrentLayer, readable_loop
-from qlstm_core.layers.fused import chunk_products, passes, plan, tape
+from qlstm_core.layers.fused import function, plan, recurrent_product, tape
 
 CELLS: dict[str, Any] = {
     "lstm": lambda i, h, **o: LSTM(i, h, **o),
@@ -38,8 +38,8 @@ def steps_by(library: str, chunk: int, worth_keeping: int) -> Iterator[None]:
     Products of inputs that have more features than ``worth_keeping`` are kept for the backward pass.
     """
     with (
-        patch.object(passes, "compiles", lambda: library == "numba"),
-        patch.object(chunk_products, "compiles", lambda: library == "numba"),
+        patch.object(function, "compiles", lambda: library == "numba"),
+        patch.object(recurrent_product, "compiles", lambda: library == "numba"),
         patch.object(plan, "CHUNK", chunk),
         patch.object(tape, "WORTH_KEEPING", worth_keeping),
     ):

@@ -10,7 +10,8 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, RecurrentLayer
-from qlstm_core.layers.fused import compiled_pass, threads
+from qlstm_core.kernels import threads
+from qlstm_core.layers.fused.compiled import steps
 
 LAYERS: dict[str, Any] = {
     "lstm": lambda **o: LSTM(12, 48, **o),
@@ -52,7 +53,7 @@ def test_two_threads_compute_what_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if own_columns:
-        monkeypatch.setattr(compiled_pass, "CACHED", 0)
+        monkeypatch.setattr(steps, "CACHED", 0)
     if pool:
         monkeypatch.setattr(threads, "_openmp", lambda: None)
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ A mistake is an entry of planted/AREA.yaml:
       file: packages/qlstm-core/src/qlstm_core/layers/cell.py
       old: "c = f.sigmoid() * c"                    occurs exactly once in the file; may span lines
       new: "c = f * c"
-      tests: ["packages/qlstm-core/tests/test_lstm.py::test_unquantized_equals_torch"]
+      tests: ["packages/qlstm-core/tests/layers/test_lstm.py::test_unquantized_equals_torch"]
       reason: "…"                                   only where no test can notice it: why
 
 The checkout is not touched: each process works on a copy of its own, of all files that git tracks or does not
@@ -222,18 +222,18 @@ def run_tests(
 def _keep_digests(path: Path, planted: str) -> Any:
     """Let compiled code be found although a file beside it, of which it takes nothing, has a mistake.
 
-    ``qlstm_core.jit`` compiles anew whenever a source in a kernel's folder changes, and is right to: it
-    cannot know which of them matter. Here it is known which file changed.
+    ``qlstm_core.kernels.compile`` compiles again whenever a source beside a kernel changes, and is right to:
+    it cannot know which of them matter. Here it is known which file changed.
 
     Returns:
         A function that writes the digests down, for runs without a mistake.
     """
     known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     try:
-        from qlstm_core import jit
+        from qlstm_core.kernels import compile
     except Exception:  # the mistake shows at import: so it will in the tests
         return lambda: None
-    digest = jit.source_digest
+    digest = compile.source_digest
     seen: dict[str, str] = {}
 
     def source_digest(folder: Path) -> str:
@@ -242,7 +242,7 @@ def _keep_digests(path: Path, planted: str) -> Any:
         seen[str(folder)] = digest(folder)
         return seen[str(folder)]
 
-    jit.source_digest = source_digest  # type: ignore[assignment]
+    compile.source_digest = source_digest  # type: ignore[assignment]
     return lambda: path.write_text(json.dumps({**known, **seen}))
 
 
@@ -260,7 +260,10 @@ def makes_compiled_code(root: Path, file: str) -> bool:
 
 
 def _uses_numba(text: str) -> bool:
-    return any(word in text for word in ("qlstm_core.jit import", "import numba", "from numba", "llvmlite"))
+    return any(
+        word in text
+        for word in ("qlstm_core.kernels.compile import", "import numba", "from numba", "llvmlite")
+    )
 
 
 def _imported(path: Path, root: Path) -> Iterator[Path]:

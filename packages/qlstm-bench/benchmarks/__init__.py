@@ -9,6 +9,6 @@ import importlib
 
 # asv forks one process per measurement from a server that has imported this: else each would spend seconds
 # on importing torch. A commit whose packages cannot be imported fails where they are used.
-for _name in ("torch", "numba", "qlstm_core", "qlstm_quant", "qlstm_norm", "qlstm_bench.train"):
+for _name in ("torch", "numba", "qlstm_core", "qlstm_quant", "qlstm_norm", "qlstm_bench.training.run"):
     with contextlib.suppress(Exception):
         importlib.import_module(_name)

@@ -6,7 +6,7 @@ from .trained import Figures, Trained, setup_cache
 
 
 class _Stability(Trained):
-    """The figures of :mod:`qlstm_bench.gradients.metrics`, and a small one so that none is 0."""
+    """The figures of :mod:`qlstm_bench.gradients.study.metrics`, and a small one so that none is 0."""
 
     def track_decades(self, figures: Figures, quantizer: str, normalizer: str) -> float:
         """Return log10 of the largest over the smallest norm of the gradient through time."""

@@ -70,7 +70,7 @@ class Trained:
 
 def _train(task: str, quantizer: str, normalizer: str) -> dict[str, float]:
     """Return the mean figures of a pair; without those that its commit does not measure."""
-    from qlstm_bench.train import train
+    from qlstm_bench.training.run import train
     from qlstm_core.plugins import PluginError
 
     settings = {

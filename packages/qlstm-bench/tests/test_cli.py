@@ -122,7 +122,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qlstm_bench.train.train", interrupt)
+    monkeypatch.setattr("qlstm_bench.training.run.train", interrupt)
     assert main(RUN) == 130
     assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
 
@@ -144,7 +144,7 @@ def test_what_a_user_can_put_right_is_one_line(
     def fail(*args: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("qlstm_bench.train.train", fail)
+    monkeypatch.setattr("qlstm_bench.training.run.train", fail)
     assert main(RUN) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("qlstm-bench: error: ")
@@ -157,7 +157,7 @@ def test_only_an_interrupt_is_called_one(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*args: object, **options: object) -> None:
         raise EOFError("Ran out of input")
 
-    monkeypatch.setattr("qlstm_bench.train.train", fail)
+    monkeypatch.setattr("qlstm_bench.training.run.train", fail)
     with pytest.raises(EOFError, match="Ran out of input"):
         main(RUN)
 

@@ -13,9 +13,9 @@ import pytest
 
 from qlstm_bench import hooks, hookspecs
 from qlstm_bench.config import RunConfig
-from qlstm_bench.runs import Run
 from qlstm_bench.tasks import tasks_of
 from qlstm_bench.tasks.char_lm import CharLM
+from qlstm_bench.training.folder import Run
 from qlstm_core.plugins import PluginError, Registry
 from qlstm_core.plugins import registry as installed
 

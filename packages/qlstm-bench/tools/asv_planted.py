@@ -44,7 +44,7 @@ class Regression:
 REGRESSIONS = {
     # Each product with the recurrent weights is made twice.
     "slower-kernel": Regression(
-        "packages/qlstm-core/src/qlstm_core/packed/engine.py",
+        "packages/qlstm-core/src/qlstm_core/packed/engine/loop.py",
         r"(?m)^( +side\(memory, cell\.inner_hh, .*\)\n)",
         r"\1\1",
         r"^packed\.(Quantizers|Streaming)",

@@ -1,6 +1,6 @@
-"""Lets tests import the modules beside them under importlib mode."""
+"""Lets tests import the modules of ``support`` under importlib mode."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "support"))

@@ -1,3 +1,87 @@
-"""Tasks, training, gradient norms and reports for recurrent networks with few-bit weights."""
+"""Tasks, training, gradient norms and reports for recurrent networks with few-bit weights.
+
+What programs and plugins use is exported here, and imported when it is used.
+"""
+
+from typing import TYPE_CHECKING
+
+from qlstm_core.exports import lazily
+
+if TYPE_CHECKING:
+    from qlstm_bench.config import RunConfig
+    from qlstm_bench.errors import BenchError, ConfigError, DataError
+    from qlstm_bench.gradients import (
+        GradientAnalysisError,
+        analyze,
+        analyze_task,
+        spectral_norms,
+        state_gradient_norms,
+        task_gradient_norms,
+    )
+    from qlstm_bench.report import (
+        Record,
+        collect,
+        print_table,
+        results_frame,
+        summary_frame,
+        to_csv,
+        to_latex,
+        to_markdown,
+        write_html,
+    )
+    from qlstm_bench.sweep.plan import read_plan
+    from qlstm_bench.sweep.yaml_lines import Document
+    from qlstm_bench.tasks.char_lm import CharLM
+    from qlstm_bench.tasks.classification import Classification, SequentialDigits, SequentialMNIST
+    from qlstm_bench.tasks.large_vocab import LargeVocabularyLM
+    from qlstm_bench.tasks.layers import make_layer
+    from qlstm_bench.tasks.task import Task, TaskSpec, tasks_of
+    from qlstm_bench.tasks.word_lm import WordLM
+    from qlstm_bench.theory import experiment_class
+    from qlstm_bench.training.folder import Run, RunError
+    from qlstm_bench.training.optimizer import clip_gradients_, make_optimizer
+    from qlstm_bench.training.result import Result, StateGradientNorms
+    from qlstm_bench.training.run import Outcome, resolve, train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BenchError", "CharLM", "Classification", "ConfigError", "DataError", "Document",
+    "GradientAnalysisError", "LargeVocabularyLM", "Outcome", "Record", "Result", "Run", "RunConfig",
+    "RunError", "SequentialDigits", "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec", "WordLM",
+    "analyze", "analyze_task", "clip_gradients_", "collect", "experiment_class", "make_layer",
+    "make_optimizer", "print_table", "read_plan", "resolve", "results_frame", "spectral_norms",
+    "state_gradient_norms", "summary_frame", "task_gradient_norms", "tasks_of", "to_csv", "to_latex",
+    "to_markdown", "train", "write_html",
+]  # fmt: skip
+
+_ORIGINS = {
+    "qlstm_bench.config": ("RunConfig",),
+    "qlstm_bench.errors": ("BenchError", "ConfigError", "DataError"),
+    "qlstm_bench.gradients": (
+        "GradientAnalysisError", "analyze", "analyze_task", "spectral_norms", "state_gradient_norms",
+        "task_gradient_norms",
+    ),
+    "qlstm_bench.report": (
+        "Record", "collect", "print_table", "results_frame", "summary_frame", "to_csv", "to_latex",
+        "to_markdown", "write_html",
+    ),
+    "qlstm_bench.sweep.plan": ("read_plan",),
+    "qlstm_bench.sweep.yaml_lines": ("Document",),
+    "qlstm_bench.tasks.char_lm": ("CharLM",),
+    "qlstm_bench.tasks.classification": ("Classification", "SequentialDigits", "SequentialMNIST"),
+    "qlstm_bench.tasks.large_vocab": ("LargeVocabularyLM",),
+    "qlstm_bench.tasks.layers": ("make_layer",),
+    "qlstm_bench.tasks.task": ("Task", "TaskSpec", "tasks_of"),
+    "qlstm_bench.tasks.word_lm": ("WordLM",),
+    "qlstm_bench.theory": ("experiment_class",),
+    "qlstm_bench.training.folder": ("Run", "RunError"),
+    "qlstm_bench.training.optimizer": ("clip_gradients_", "make_optimizer"),
+    "qlstm_bench.training.result": ("Result", "StateGradientNorms"),
+    "qlstm_bench.training.run": ("Outcome", "resolve", "train"),
+}  # fmt: skip
+"""The modules that define what is exported, and the names."""
+
+__getattr__, __dir__ = lazily(
+    __name__, {name: module for module, names in _ORIGINS.items() for name in names}
+)

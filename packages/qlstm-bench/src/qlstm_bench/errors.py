@@ -12,3 +12,7 @@ class BenchError(Exception):
 
 class ConfigError(BenchError, ValueError):
     """A setting that cannot be used; the message is one line that names it and what is allowed."""
+
+
+class DataError(BenchError, ValueError):
+    """A dataset cannot be used; one line names the file, what was expected and how to get it."""

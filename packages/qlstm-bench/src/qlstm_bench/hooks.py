@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qlstm_bench import hookspecs
-from qlstm_bench.hookspecs import TaskSpec
 from qlstm_bench.tasks import tasks_of
+from qlstm_bench.tasks.task import TaskSpec
 from qlstm_core.plugins import Registry, hookimpl
 
 _HOU = ("Hou et al. 2019, Normalization helps training of quantized LSTM",)

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlstm_bench import TaskSpec
 from qlstm_core.plugins import hookspec
-from qlstm_core.plugins.specs import Spec
 
 if TYPE_CHECKING:
-    from qlstm_bench.results import Result
-    from qlstm_bench.runs import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskSpec(Spec):
-    """Something to train on; ``factory(**options)`` returns a :class:`qlstm_bench.tasks.Task`."""
+    from qlstm_bench import Result, Run
 
 
 @hookspec
@@ -25,8 +18,7 @@ def qlstm_tasks() -> Iterable[TaskSpec]:
 
     Example::
 
-        from qlstm_bench.hookspecs import TaskSpec
-        from qlstm_bench.tasks.char_lm import CharLM
+        from qlstm_bench import CharLM, TaskSpec
         from qlstm_core.plugins import hookimpl
 
         class ShortMemory(CharLM):

@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 
 @contextmanager
@@ -51,10 +59,31 @@ class RunProgress(Shown):
         self._latest: dict[str, float] = {}
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
-        """Show where a run is; a :data:`qlstm_bench.train.Listener`."""
+        """Show where a run is; a :data:`qlstm_bench.training.run.Listener`."""
         self._latest |= figures
         shown = [name for name in sorted(self._latest) if name.startswith(("train_", "valid_"))]
         text = "  ".join(f"{name.replace('_', ' ')} {self._latest[name]:.3f}" for name in shown)
         self._progress.update(self._task, completed=step, total=steps, description=text)
         if self._progress.disable and any(name.startswith("valid_") for name in figures):
             self._progress.console.print(f"step {step}/{steps}  {text}", highlight=False, soft_wrap=True)
+
+
+class DownloadProgress(Shown):
+    """Shows bytes received on stderr, while its ``with`` block lasts.
+
+    Args:
+        name: of the file.
+    """
+
+    def __init__(self, name: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(f"downloading {name}", total=None)
+
+    def start(self, have: int, total: int) -> None:
+        """Begin with ``have`` bytes of ``total``."""
+        self._progress.update(self._task, completed=have, total=total)
+
+    def update(self, received: int) -> None:
+        """Add ``received`` bytes."""
+        self._progress.update(self._task, advance=received)

@@ -10,9 +10,9 @@ import pytest
 
 from qlstm_bench.bounded_yaml import MAX_BYTES
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.sweep.document import Document
-from qlstm_bench.sweep.grid import MAX_RUNS, read_plan
+from qlstm_bench.sweep.plan import MAX_RUNS, read_plan
 from qlstm_bench.sweep.presets import load
+from qlstm_bench.sweep.yaml_lines import Document
 
 BASE = "settings: {task: char-lm, data: toy, hidden: 4, steps: 2}\n"
 NINES = ", ".join("*a{0}" for _ in range(9))
@@ -102,7 +102,7 @@ def test_too_many_runs_are_refused_before_they_are_built(
     def build(*_: object) -> RunConfig:
         raise AssertionError("built")
 
-    monkeypatch.setattr("qlstm_bench.sweep.grid._config", build)
+    monkeypatch.setattr("qlstm_bench.sweep.plan._config", build)
     with pytest.raises(ConfigError, match=named):
         read_plan(Document.parse(text, "my.yaml"))
 

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from qlstm_bench.theory import convex_bounds, variance_formulas
-from qlstm_bench.theory.binary_connect import escape_step, parabola, secant_root
-from qlstm_bench.theory.lattice import Lattice
-from qlstm_bench.theory.markov import relative_transitions, stationary, total_variation
-from qlstm_bench.theory.rounding_adam import flip_probability
+from qlstm_bench.theory.batch_norm_variance import formulas
+from qlstm_bench.theory.rounded_training import convex_bounds
+from qlstm_bench.theory.rounded_training.binary_connect import escape_step, parabola, secant_root
+from qlstm_bench.theory.rounded_training.lattice import Lattice
+from qlstm_bench.theory.rounded_training.markov import relative_transitions, stationary, total_variation
+from qlstm_bench.theory.rounded_training.rounding_adam import flip_probability
 
 WIDTHS = (10, 20, 40, 80)
 
 
 def test_printed_forms_of_the_variances() -> None:
     """Products over the layers between, with K = 10, 20, 40, 80."""
-    forward, backward = variance_formulas.paper_forward, variance_formulas.paper_backward
+    forward, backward = formulas.paper_forward, formulas.paper_backward
     assert forward("binary", WIDTHS, 1) == 1
     assert forward("binary", WIDTHS, 3) == 20 * 40
     assert forward("ternary", WIDTHS, 2) == pytest.approx(0.65 * 20)
@@ -32,13 +33,11 @@ def test_printed_forms_of_the_variances() -> None:
 
 def test_backward_variance_of_two_layers() -> None:
     """``K_{l+1} V E f'² / (K_{l−1} V V(f)) · (B − 1 − κ)/(B − 3)``."""
-    found = variance_formulas.backward("binary", "relu", WIDTHS, 2, 7, normalize=True)
+    found = formulas.backward("binary", "relu", WIDTHS, 2, 7, normalize=True)
     assert found == pytest.approx(80 * 0.5 / (20 * (0.5 - 1 / (2 * math.pi))) * (7 - 1 - 1) / (7 - 3))
-    assert variance_formulas.backward("ternary", "relu", WIDTHS, 2, 7, normalize=False) == pytest.approx(
-        80 * 0.65 / 2
-    )
+    assert formulas.backward("ternary", "relu", WIDTHS, 2, 7, normalize=False) == pytest.approx(80 * 0.65 / 2)
     # A sum of ten signs is 0 in 252 of 1024 cases.
-    clipped = variance_formulas.backward("binary", "clipped-sign", WIDTHS[:3], 1, 7, normalize=False)
+    clipped = formulas.backward("binary", "clipped-sign", WIDTHS[:3], 1, 7, normalize=False)
     assert clipped == pytest.approx(40 * 252 / 1024)
 
 

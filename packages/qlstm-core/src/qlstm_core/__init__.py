@@ -1,9 +1,10 @@
 """Recurrent layers with 1- to few-bit weights."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.curvature import track_curvature
+from qlstm_core.exports import lazily
 from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
 from qlstm_core.layers import (
     GRU,
@@ -17,7 +18,7 @@ from qlstm_core.layers import (
 )
 
 if TYPE_CHECKING:
-    from qlstm_core.packed.recurrent import PackedGRU, PackedLSTM, load_packed, pack
+    from qlstm_core.packed import PackedGRU, PackedLSTM, load_packed, pack
 
 __version__ = "0.1.0"
 
@@ -41,15 +42,7 @@ __all__ = [
     "track_curvature",
 ]
 
-_PACKED = frozenset({"PackedGRU", "PackedLSTM", "load_packed", "pack"})
-
-
-def __getattr__(name: str) -> Any:
-    # Numba, which packed inference needs, costs as much time to import as all the rest.
-    if name in _PACKED:
-        try:
-            from qlstm_core.packed import recurrent
-        except ImportError as error:
-            raise ImportError(f"packed networks need Numba, which cannot be imported: {error}") from error
-        return getattr(recurrent, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Numba, which packed inference needs, costs as much time to import as all the rest.
+__getattr__, __dir__ = lazily(
+    __name__, dict.fromkeys(("PackedGRU", "PackedLSTM", "load_packed", "pack"), "qlstm_core.packed")
+)

@@ -242,7 +242,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from qlstm_core.packed.summary import summarize  # imports numba, which `qlstm plugins` need not
+    from qlstm_core.packed.inspect import summarize  # imports numba, which `qlstm plugins` need not
 
     print("\n".join(summarize(*_read(options.file))))
     return 0
@@ -263,11 +263,11 @@ def _warmup(options: argparse.Namespace) -> int:
 
 
 def _read(path: str) -> tuple[Network, int]:
-    from qlstm_core.packed import storage
+    from qlstm_core.packed import file_format
 
     try:
-        return storage.load(path)
-    except storage.PackedFileError as error:
+        return file_format.load(path)
+    except file_format.PackedFileError as error:
         raise _InputError(str(error)) from error
     except OSError as error:
         raise _InputError(f"{path}: {error.strerror or error}") from error

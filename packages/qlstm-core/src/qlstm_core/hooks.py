@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qlstm_core.interfaces import NoNormalizer, NoQuantizer
-from qlstm_core.packed.dispatch import Kernel, has_avx2, has_vbmi
+from qlstm_core.packed.kernels.choose import Kernel, has_avx2, has_vbmi
 from qlstm_core.plugins import KernelSpec, NormalizerSpec, QuantizerSpec, Registry, hookimpl
 
 
@@ -33,21 +33,21 @@ def qlstm_kernels() -> Iterable[KernelSpec]:
     yield KernelSpec(
         name="avx512",
         summary="look-up tables in AVX-512 registers; needs an x86-64 CPU with AVX-512 VBMI",
-        factory="qlstm_core.packed.vbmi:kernel",
+        factory="qlstm_core.packed.kernels.avx512:kernel",
         supported=has_vbmi,
         priority=20,
     )
     yield KernelSpec(
         name="avx2",
         summary="look-up tables in AVX2 registers; needs an x86-64 CPU with AVX2",
-        factory="qlstm_core.packed.lut:kernel",
+        factory="qlstm_core.packed.kernels.avx2:kernel",
         supported=has_avx2,
         priority=10,
     )
     yield KernelSpec(
         name="portable",
         summary="look-up tables in plain code, for any CPU",
-        factory="qlstm_core.packed.portable:kernel",
+        factory="qlstm_core.packed.kernels.portable:kernel",
         supported=lambda: True,
         priority=0,
     )

@@ -11,7 +11,7 @@ import torch
 from packed_layers import Features, Sign
 
 from qlstm_core import LSTM, cli, pack
-from qlstm_core.packed.dispatch import choose
+from qlstm_core.packed.kernels.choose import choose
 
 
 @pytest.fixture

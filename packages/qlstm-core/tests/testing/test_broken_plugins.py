@@ -110,10 +110,10 @@ def test_a_mistake_is_caught_by_its_check(
 
 def test_a_wrong_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products that are an eighth of a percent too small."""
-    from qlstm_core.packed import product
+    from qlstm_core.packed.kernels import matmul
 
-    right_product = product.matmul
+    right_product = matmul.matmul
     monkeypatch.setattr(
-        product, "matmul", lambda *given, **options: 0.99875 * right_product(*given, **options)
+        matmul, "matmul", lambda *given, **options: 0.99875 * right_product(*given, **options)
     )
     assert list(failures(right.ScaledSign())) == ["check_packed_matmul"]

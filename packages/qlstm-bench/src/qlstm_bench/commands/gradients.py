@@ -58,7 +58,7 @@ def gradients(
     ] = False,
 ) -> None:
     """Measure the gradients of trained networks."""
-    from qlstm_bench.gradients.study import study
+    from qlstm_bench.gradients.study.study import study
 
     study(paths, out, quantizer=quantizer, normalizer=normalizer, gains=_factors(gains), jacobian=jacobian)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from qlstm_bench.config import ConfigError
+from qlstm_bench.errors import BenchError
 
 HELP = """Train one network and write its run folder.
 
@@ -113,9 +119,9 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
 ) -> None:
     """Train one network."""
-    from qlstm_bench.parallel import launch, launched_processes
     from qlstm_bench.progress import RunProgress
-    from qlstm_bench.train import train
+    from qlstm_bench.training.run import train
+    from qlstm_bench.training.team import launched_processes
     from qlstm_core.printable import printable
 
     given = {
@@ -152,7 +158,6 @@ def _read_groups(text: str) -> int | list[int]:
     Raises:
         ConfigError: anything else.
     """
-    from qlstm_bench.config import ConfigError
 
     try:
         numbers = [int(part) for part in text.split(",")]
@@ -161,3 +166,27 @@ def _read_groups(text: str) -> int | list[int]:
             f"groups: expected a number, or one for each layer as in 4,8, got {text!r}"
         ) from None
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+def launch(settings: Mapping[str, Any]) -> None:
+    """Start this command line again in several processes of this machine, through torchrun; wait for them.
+
+    Args:
+        settings: of the run, with ``processes``; what is wrong with them is found before anything starts.
+
+    Raises:
+        ConfigError, PluginError: as :func:`qlstm_bench.training.run.resolve`.
+        BenchError: a process that failed.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    from qlstm_bench.training.run import resolve
+
+    config, _ = resolve(settings)
+    command = ["--standalone", "--nproc-per-node", str(config.processes), "-m", "qlstm_bench", *sys.argv[1:]]
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    try:
+        main(command)
+    except ChildFailedError as error:
+        raise BenchError(f"one of {config.processes} processes failed; its message is above") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from qlstm_bench.sweep.grid import Plan
+    from qlstm_bench.sweep.plan import Plan
 
 HELP = """Train every run of a grid: one of the papers' tables, or a YAML file of your own.
 
@@ -78,7 +78,7 @@ def sweep(
     if scheduler is not None and workers is not None:
         raise ConfigError("--workers is for this machine; a cluster given by --scheduler has its own workers")
 
-    from qlstm_bench.sweep.grid import read_plan
+    from qlstm_bench.sweep.plan import read_plan
 
     plan = read_plan(load(source), scale)
     if log:
@@ -92,9 +92,9 @@ def sweep(
 
 def _train(plan: Plan, out: Path, workers: int | None, scheduler: str | None, force: bool) -> None:
     from qlstm_bench.report import collect, print_table
-    from qlstm_bench.runs import check_writable
-    from qlstm_bench.sweep.execute import SweepError, local_workers, workers_of
-    from qlstm_bench.sweep.watch import run_watched
+    from qlstm_bench.sweep.cluster import SweepError, local_workers, workers_of
+    from qlstm_bench.sweep.progress import run_watched
+    from qlstm_bench.training.folder import check_writable
 
     out = out.absolute()
     check_writable(out)
@@ -111,7 +111,7 @@ def _train(plan: Plan, out: Path, workers: int | None, scheduler: str | None, fo
 def _list() -> None:
     from rich.console import Console
 
-    from qlstm_bench.sweep.grid import read_file
+    from qlstm_bench.sweep.plan import read_file
     from qlstm_bench.sweep.presets import load, preset_names
 
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)

@@ -97,9 +97,9 @@ def _run(experiments: dict[str, Experiment], out: Path) -> None:
     import time
 
     from qlstm_bench.progress import share_of_work
-    from qlstm_bench.runs import check_writable
     from qlstm_bench.text_table import aligned
     from qlstm_bench.theory.report import Ended, cells, text_columns, write_report
+    from qlstm_bench.training.folder import check_writable
 
     check_writable(out)
     ended = []

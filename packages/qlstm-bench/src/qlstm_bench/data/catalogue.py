@@ -15,9 +15,9 @@ import numpy as np
 
 from qlstm_bench.data import corpora, published
 from qlstm_bench.data.encoding import Corpus, encode
-from qlstm_bench.data.errors import DataError
-from qlstm_bench.data.files import DataFile, fetch, hash_file, join_digests
+from qlstm_bench.data.files import fetch, hash_file, join_digests
 from qlstm_bench.data.idx import read_idx
+from qlstm_bench.data.published import DataFile
 from qlstm_bench.data.sequences import (
     Part,
     Sequences,
@@ -28,6 +28,7 @@ from qlstm_bench.data.sequences import (
 )
 from qlstm_bench.data.stdlib import stdlib_corpus
 from qlstm_bench.data.text import Text, Unit
+from qlstm_bench.errors import DataError
 from qlstm_core.plugins.errors import suggest
 
 Kind = Literal["characters", "words", "sequences"]

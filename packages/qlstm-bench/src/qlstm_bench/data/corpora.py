@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from qlstm_bench.data.encoding import Corpus
-from qlstm_bench.data.errors import DataError
-from qlstm_bench.data.files import DataFile, fetch, hash_file, join_digests
+from qlstm_bench.data.files import fetch, hash_file, join_digests
+from qlstm_bench.data.published import DataFile
+from qlstm_bench.errors import DataError
 
 _PIECE = 2**20
 _BILLION_TRAINING = "training-monolingual.tokenized.shuffled/"

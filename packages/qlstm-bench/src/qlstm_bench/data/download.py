@@ -11,9 +11,9 @@ import requests
 from filelock import FileLock
 
 from qlstm_bench.data.cache import cache_folder
-from qlstm_bench.data.errors import DataError
-from qlstm_bench.data.files import DataFile
-from qlstm_bench.data.progress import DownloadProgress
+from qlstm_bench.data.published import DataFile
+from qlstm_bench.errors import DataError
+from qlstm_bench.progress import DownloadProgress
 
 _TIMEOUT_S = 30
 _CHUNK = 2**14  # of which a connection that breaks loses the last, incomplete one

@@ -19,9 +19,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from qlstm_bench.data.cache import cache_folder
-from qlstm_bench.data.errors import DataError
 from qlstm_bench.data.files import hash_file
 from qlstm_bench.data.text import Codes, Unit
+from qlstm_bench.errors import DataError
 
 Raw = NDArray[np.uint32]
 """Numbers as they are met: code points, or words in the order of their first use."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from qlstm_bench.data import encoded
 from qlstm_bench.data.encoded import Raw
-from qlstm_bench.data.errors import DataError
 from qlstm_bench.data.text import SMALLEST, Codes, Text, Unit, check_splittable, split_in_order
+from qlstm_bench.errors import DataError
 
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"

@@ -5,44 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from qlstm_bench.data.cache import cache_folder
-from qlstm_bench.data.errors import DataError
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A published file.
-
-    Args:
-        path: folder and name, as in ``ptb/ptb.char.train.txt``.
-        size: bytes.
-        sha256: of its bytes.
-        url: where it is published.
-        exact: whether a copy in ``$QLSTM_DATA`` must be the published bytes. Where it need not, its content
-            is checked instead, and a ``.gz`` file may be there unpacked, under its name without that ending.
-    """
-
-    path: str
-    size: int
-    sha256: str
-    url: str
-    exact: bool = True
-
-    @property
-    def expected(self) -> str:
-        """What a right copy is, for messages."""
-        return f"{self.size} bytes with SHA-256 {self.sha256}"
-
-    @property
-    def source(self) -> str:
-        """Where it is downloaded from: its URL, or ``$QLSTM_DATA_URL/<folder>/<name>`` of a mirror."""
-        mirror = os.environ.get("QLSTM_DATA_URL")
-        return f"{mirror.rstrip('/')}/{self.path}" if mirror else self.url
-
+from qlstm_bench.data.published import DataFile
+from qlstm_bench.errors import DataError
 
 Place = Literal["data folder", "cache", "missing"]
 

@@ -11,7 +11,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from qlstm_bench.data.errors import DataError
+from qlstm_bench.errors import DataError
 
 _UNSIGNED_BYTE = 8
 _GZIP = b"\x1f\x8b"

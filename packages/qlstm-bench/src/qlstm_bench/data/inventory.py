@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qlstm_bench.data.catalogue import DATASETS, Dataset
-from qlstm_bench.data.files import DataFile, locate
+from qlstm_bench.data.files import locate
+from qlstm_bench.data.published import DataFile
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qlstm_bench.data.errors import DataError
+from qlstm_bench.errors import DataError
 
 _ROOM = 2**30
 _PACKING = 100

@@ -5,7 +5,8 @@ Two addresses are plain http, all that their servers offer: what arrives is held
 
 from __future__ import annotations
 
-from qlstm_bench.data.files import DataFile
+import os
+from dataclasses import dataclass
 
 _PTB = (
     "https://raw.githubusercontent.com/townie/PTB-dataset-from-Tomas-Mikolov-s-webpage/"
@@ -14,6 +15,37 @@ _PTB = (
 _WAR_AND_PEACE = "https://raw.githubusercontent.com/MrHereward/machine_learning_sandbox/39611e746794ccd7f046d10546eaf436f86db6b4/"
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _BILLION = "1-billion-word-language-modeling-benchmark-r13output.tar.gz"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A published file.
+
+    Args:
+        path: folder and name, as in ``ptb/ptb.char.train.txt``.
+        size: bytes.
+        sha256: of its bytes.
+        url: where it is published.
+        exact: whether a copy in ``$QLSTM_DATA`` must be the published bytes. Where it need not, its content
+            is checked instead, and a ``.gz`` file may be there unpacked, under its name without that ending.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    url: str
+    exact: bool = True
+
+    @property
+    def expected(self) -> str:
+        """What a right copy is, for messages."""
+        return f"{self.size} bytes with SHA-256 {self.sha256}"
+
+    @property
+    def source(self) -> str:
+        """Where it is downloaded from: its URL, or ``$QLSTM_DATA_URL/<folder>/<name>`` of a mirror."""
+        mirror = os.environ.get("QLSTM_DATA_URL")
+        return f"{mirror.rstrip('/')}/{self.path}" if mirror else self.url
 
 
 def _ptb(name: str, size: int, sha256: str) -> DataFile:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qlstm_bench.data.errors import DataError
 from qlstm_bench.data.npz import read_npz
 from qlstm_bench.data.text import check_splittable, split_in_order
+from qlstm_bench.errors import DataError
 
 Values = NDArray[Any]
 Labels = NDArray[np.int64]

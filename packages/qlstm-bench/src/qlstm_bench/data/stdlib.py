@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from qlstm_bench.data.encoding import Corpus
-from qlstm_bench.data.errors import DataError
+from qlstm_bench.errors import DataError
 
 MAX_BYTES = 4_500_000
 """Modules are taken in alphabetical order while the text stays within this size."""

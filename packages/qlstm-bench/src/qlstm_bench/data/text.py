@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qlstm_bench.data.errors import DataError
+from qlstm_bench.errors import DataError
 
 Codes = NDArray[np.unsignedinteger[Any]]
 """Symbol numbers, of the smallest unsigned dtype that holds the vocabulary; maybe memory-mapped."""

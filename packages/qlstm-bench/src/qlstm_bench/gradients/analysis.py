@@ -10,20 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qlstm_bench.gradients.bounds import Bounds, Lambdas, lstm_bounds, lstm_lambdas
+from qlstm_bench.gradients.bounds import Bounds, Lambdas, gru_bounds, gru_lambdas, lstm_bounds, lstm_lambdas
 from qlstm_bench.gradients.chain_rule import known_cell
-from qlstm_bench.gradients.gru_bounds import gru_bounds, gru_lambdas
 from qlstm_bench.gradients.normalization import GradientAnalysisError
 from qlstm_bench.gradients.spectral import norm_of_levels, norm_of_signs, sparsity, spectral_norms
-from qlstm_bench.gradients.state_norms import (
-    StateGradientNorms,
-    StateGradients,
-    state_gradients,
-    task_gradients,
-    vector_norms,
-)
+from qlstm_bench.gradients.through_time import StateGradients, state_gradients, vector_norms
 from qlstm_bench.gradients.unrolled import Unrolled
-from qlstm_bench.tasks import Task
+from qlstm_bench.training.result import StateGradientNorms
 from qlstm_core import RecurrentLayer, record_states
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 
@@ -161,25 +154,19 @@ def analyze(
         loss: computes ξ, a scalar.
         both_sides: whether to compute both sides of the inequality; λ1 and λ2 alone cost less.
     """
-    return _analyze(layer, state_gradients(layer, loss), both_sides)
+    return analyze_gradients(layer, state_gradients(layer, loss), both_sides)
 
 
-def analyze_task(task: Task, model: nn.Module, seed: int, *, both_sides: bool = True) -> list[LayerAnalysis]:
-    """Measure a task's model on a batch of its validation part, with the loss at the last time step.
-
-    As :func:`qlstm_bench.gradients.task_gradients`: a copy is measured, in training mode and in float64.
+def analyze_gradients(
+    layer: RecurrentLayer, gradients: list[StateGradients], both_sides: bool
+) -> list[LayerAnalysis]:
+    """Return what :func:`analyze` does, of gradients that are known already.
 
     Args:
-        task: prepared.
-        model: any model of the task.
-        seed: of the copy's random choices.
-        both_sides: whether to compute both sides of the inequality; λ1 and λ2 alone cost less.
+        layer: the layer that they are of.
+        gradients: of each of its layers and directions.
+        both_sides: whether to compute both sides of the inequality.
     """
-    measured = copy.deepcopy(model).double().train()
-    return _analyze(task.recurrent(measured), task_gradients(task, measured, seed), both_sides)
-
-
-def _analyze(layer: RecurrentLayer, gradients: list[StateGradients], both_sides: bool) -> list[LayerAnalysis]:
     found = []
     for of_layer in gradients:
         bounds = None

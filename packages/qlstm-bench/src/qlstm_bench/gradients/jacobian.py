@@ -12,7 +12,7 @@ from qlstm_bench.gradients.bounds import Bounds, Inequality
 from qlstm_bench.gradients.chain_rule import chain_rule
 from qlstm_bench.gradients.normalization import GradientAnalysisError
 from qlstm_bench.gradients.spectral import spectral_norms
-from qlstm_bench.gradients.state_norms import vector_norms
+from qlstm_bench.gradients.through_time import vector_norms
 from qlstm_bench.gradients.unrolled import Unrolled
 
 LARGEST_STATE = 512

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from qlstm_bench.gradients.normalization import GradientAnalysisError, Normalization
-from qlstm_bench.gradients.state_norms import StateGradients, vector_norms
+from qlstm_bench.gradients.through_time import StateGradients, vector_norms
 from qlstm_core import Normalizer, RecurrentLayer
 from qlstm_core.interfaces import acts_on_weights
-from qlstm_core.layers.sequence import Path, quantize_state
+from qlstm_core.layers.prepared import Path
+from qlstm_core.layers.sequence import quantize_state
 
 
 class Unrolled:

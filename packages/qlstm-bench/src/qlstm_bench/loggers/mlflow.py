@@ -21,8 +21,8 @@ from qlstm_core.plugins import hookimpl
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from qlstm_bench.results import Result
-    from qlstm_bench.runs import Run
+    from qlstm_bench.training.folder import Run
+    from qlstm_bench.training.result import Result
 
 _NAME = "qlstm.run"
 

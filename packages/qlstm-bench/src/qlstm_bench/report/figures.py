@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qlstm_bench.report.collect import Record
+from qlstm_bench.report.records import Record
 from qlstm_bench.report.summary import lines
 from qlstm_bench.report.svg import COLORS, DASHES, STYLE, drawable, plain, to_svg
 

@@ -10,12 +10,12 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.gradients.recording import recordings
-from qlstm_bench.report.collect import Record
+from qlstm_bench.gradients.study.recording import recordings
 from qlstm_bench.report.figures import draw_curves, draw_gradient_norms, draw_panels, draw_sizes
+from qlstm_bench.report.records import Record
 from qlstm_bench.report.summary import differing, lines
 from qlstm_bench.report.table import LEFT, format_figure, section_title, sections, shown_frame
-from qlstm_bench.runs import replace_file
+from qlstm_bench.training.folder import replace_file
 
 
 def write_html(records: Sequence[Record], path: Path) -> None:
@@ -77,7 +77,7 @@ def _run(record: Record) -> list[str]:
 
 def _recorded(records: list[Record]) -> list[tuple[str, Markup]]:
     """Return captions and figures of what the runs recorded of their gradients during training."""
-    from qlstm_bench.gradients.figures import recorded_figures  # whose look is this package's
+    from qlstm_bench.gradients.study.figures import recorded_figures  # whose look is this package's
 
     names = ((record.result.quantizer, record.result.normalizer, record.run.directory) for record in records)
     found = recorded_figures((q, n, recordings(directory)) for q, n, directory in names)

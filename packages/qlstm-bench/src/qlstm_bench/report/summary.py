@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.report.collect import NOT_COMPARED, Record
 from qlstm_bench.report.published import Published, published
+from qlstm_bench.report.records import NOT_COMPARED, Record
 from qlstm_core.plugins import PluginError, registry
 
 

@@ -9,10 +9,10 @@ from typing import TextIO
 
 import pandas as pd
 
-from qlstm_bench.report.collect import Record
+from qlstm_bench.report.records import Record
 from qlstm_bench.report.summary import differing, lines, summary_frame
-from qlstm_bench.results import format_growth
 from qlstm_bench.text_table import aligned, shorten, spreadsheet_cell
+from qlstm_bench.training.result import format_growth
 
 LEFT = ("quantizer", "normaliser", "status")
 """Headings of columns of words."""

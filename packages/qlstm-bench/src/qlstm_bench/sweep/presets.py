@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qlstm_bench.bounded_yaml import read_text, short_repr
 from qlstm_bench.config import ConfigError
-from qlstm_bench.sweep.document import Document
+from qlstm_bench.sweep.yaml_lines import Document
 from qlstm_core.plugins.errors import suggest
 
 _FOLDER = files("qlstm_bench.sweep") / "presets"

@@ -9,8 +9,8 @@ from typing import Any
 
 from distributed import get_worker
 
-from qlstm_bench.runs import RunBusyError
-from qlstm_bench.train import Outcome, train
+from qlstm_bench.training.folder import RunBusyError
+from qlstm_bench.training.run import Outcome, train
 
 _INTERVAL_S = 0.5
 _BUSY_S = 2.0

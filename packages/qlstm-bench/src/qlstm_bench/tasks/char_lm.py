@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from qlstm_bench.cells import make_layer
 from qlstm_bench.data.text import Unit
-from qlstm_bench.tasks.language import LanguageModelling, State
+from qlstm_bench.tasks.language_modelling import LanguageModelling, State
+from qlstm_bench.tasks.layers import make_layer
 from qlstm_core import RecurrentLayer
 
 

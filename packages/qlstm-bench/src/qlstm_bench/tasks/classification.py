@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from qlstm_bench.cells import make_layer
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.data import DataError, Sequences, load_sequences
-from qlstm_bench.tasks.interface import Task
+from qlstm_bench.tasks.layers import make_layer
+from qlstm_bench.tasks.task import Task
 from qlstm_core import RecurrentLayer
 
 

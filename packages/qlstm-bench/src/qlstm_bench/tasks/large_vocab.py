@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.tasks.language import State, detach
+from qlstm_bench.tasks.language_modelling import State, detach
 from qlstm_bench.tasks.sampled_softmax import draw_words, sampled_cross_entropy
 from qlstm_bench.tasks.word_lm import WordLanguageModel, WordLM
 from qlstm_core import RecurrentLayer

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlstm_bench.cells import make_layer
 from qlstm_bench.data.text import Unit
-from qlstm_bench.optimization import has_unit_levels
-from qlstm_bench.tasks.language import LanguageModelling, State
+from qlstm_bench.tasks.language_modelling import LanguageModelling, State
+from qlstm_bench.tasks.layers import make_layer
+from qlstm_bench.training.optimizer import has_unit_levels
 from qlstm_core import RecurrentLayer
 
 _LARGEST_EXPONENT = 700.0

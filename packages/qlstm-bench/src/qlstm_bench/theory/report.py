@@ -15,8 +15,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from qlstm_bench.report.svg import STYLE, to_svg
-from qlstm_bench.runs import replace_file
 from qlstm_bench.theory.experiment import Experiment, Findings
+from qlstm_bench.training.folder import replace_file
 
 
 @dataclass(frozen=True)

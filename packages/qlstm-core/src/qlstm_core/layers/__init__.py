@@ -4,8 +4,8 @@ from qlstm_core.layers.factorized import FactorizedLSTM
 from qlstm_core.layers.grouped import GroupedLSTM
 from qlstm_core.layers.gru import GRU
 from qlstm_core.layers.lstm import LSTM
+from qlstm_core.layers.prepared import StateTrace
 from qlstm_core.layers.route import Route, readable_loop
-from qlstm_core.layers.sequence import StateTrace
 from qlstm_core.layers.stack import RecurrentLayer, record_states
 
 __all__ = [

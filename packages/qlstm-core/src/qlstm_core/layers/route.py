@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from qlstm_core.interfaces import Normalizer
 from qlstm_core.layers.border import misfit, watched
 from qlstm_core.layers.fused import FUSED_CELLS
-from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
-from qlstm_core.layers.sequence import Path
+from qlstm_core.layers.linear import Dense, Factored, Grouped
+from qlstm_core.layers.norm_contract import norm_obstacle
+from qlstm_core.layers.prepared import Path
 
 _loop_only: ContextVar[bool] = ContextVar("loop_only", default=False)
 
@@ -166,45 +166,3 @@ def _fused_obstacle(
     if batch_sizes and batch_sizes[-1] < 2 and any(n.statistics == "batch" and n.training for n in norms):
         return "a sequence is alone at some steps, which has no batch statistics"
     return None
-
-
-def norm_obstacle(norm: Normalizer, path: Path) -> str | None:
-    """Return why a normaliser is not known to compute what its contract promises with ``statistics``.
-
-    Args:
-        norm: one of those of ``path``.
-        path: with a linear map of this package.
-    """
-    if norm.statistics is None:
-        return "declares no statistics"
-    classes = type(norm).__mro__
-    forward, statistics = (
-        next(k for k, cls in enumerate(classes) if name in vars(cls)) for name in ("forward", "statistics")
-    )
-    if forward < statistics:
-        return "defines forward but inherits what it declares"
-    if norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks:
-        return "has hooks"
-    if norm.statistics == "batch" and not norm.centered:
-        return "does not centre over the batch"
-    dtype, (segments, units) = path.recurrent.dtype, _matrices(path.recurrent).shape[:2]
-    shape = (path.groups if norm is path.norm_cell else segments, units)
-    for name in ("gain", "bias", "running_mean", "running_var"):
-        tensor, expected = getattr(norm, name, None), torch.Size(shape)
-        if name.startswith("running"):
-            if norm.statistics != "batch":
-                continue
-            tensor = norm.get_buffer(name)
-            expected = torch.Size((max(1, len(tensor)), *shape))
-        if tensor is not None and (tensor.shape != expected or tensor.dtype != dtype):
-            found = f"shape {tuple(tensor.shape)} in {tensor.dtype}"
-            return f"has a {name} of {found}, not {tuple(expected)} in {dtype}"
-    return None
-
-
-def _matrices(linear: LinearMap) -> Tensor:
-    """Return the weight that gives the pre-activations, ``(segments, units, …)``."""
-    if isinstance(linear, Factored):
-        return linear.outer
-    assert isinstance(linear, Dense | Grouped)
-    return linear.weight

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -11,61 +10,8 @@ from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.layers.border import check_result
-from qlstm_core.layers.cell import Cell
-from qlstm_core.layers.linear import Dense, LinearMap
-
-
-@dataclass(frozen=True)
-class Path:
-    """One layer in one direction, ready to run: what :class:`RecurrentLayer` makes once per forward call.
-
-    Args:
-        cell: its equations.
-        input, recurrent: linear maps with quantized weights.
-        bias_ih, bias_hh: ``(gates, rows)``, added after normalisation.
-        norm_ih, norm_hh, norm_cell: normalisers that act on activations, else ``None``.
-        projection: ``(proj, hidden)``: ``h = W_hr h``.
-        state_quantizer: quantizes h before the recurrent product.
-        groups: how many independent groups the gates' rows are split into.
-    """
-
-    cell: Cell
-    input: LinearMap
-    recurrent: LinearMap
-    bias_ih: Tensor | None = None
-    bias_hh: Tensor | None = None
-    norm_ih: Normalizer | None = None
-    norm_hh: Normalizer | None = None
-    norm_cell: Normalizer | None = None
-    projection: Tensor | None = None
-    state_quantizer: Quantizer | None = None
-    groups: int = 1
-
-
-@dataclass
-class StateTrace:
-    """The states that one layer in one direction passed through, connected to the graph.
-
-    Args:
-        layer: index of the layer.
-        direction: 0 forward, 1 reverse.
-        path: what the layer computed with: quantized weights, normalisers, biases.
-        initial: the state it began from, each ``(batch, features)``.
-        h: one ``(live batch, hidden or proj)`` tensor per time step, in order of time; what the next step
-            receives.
-        c: the same for the cell state, ``(live batch, hidden)``; empty for cells that have none.
-        x: the same for the input's side of the gates, N(W_x x_t) + b, ``(live batch, gates, hidden)``.
-        r: the same for the recurrent side, N(W_h h_{t−1}) + b.
-    """
-
-    layer: int
-    direction: int
-    path: Path
-    initial: tuple[Tensor, ...]
-    h: list[Tensor] = field(default_factory=list)
-    c: list[Tensor] = field(default_factory=list)
-    x: list[Tensor] = field(default_factory=list)
-    r: list[Tensor] = field(default_factory=list)
+from qlstm_core.layers.linear import Dense
+from qlstm_core.layers.prepared import Path, StateTrace
 
 
 def quantize_state(quantizer: Quantizer, state: Tensor) -> Tensor:

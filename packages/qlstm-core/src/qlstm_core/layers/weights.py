@@ -23,8 +23,8 @@ from qlstm_core.layers.border import check_result
 from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.checks import check_arguments
 from qlstm_core.layers.linear import Dense, LinearMap
+from qlstm_core.layers.prepared import Path
 from qlstm_core.layers.selection import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
-from qlstm_core.layers.sequence import Path
 
 MatrixShape = tuple[int, int, int]
 """``(gates, rows, cols)`` of one weight, as quantizers see it."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qlstm_core.packed.format import aligned
-from qlstm_core.packed.program import Program
+from qlstm_core.packed.engine.program import Program
+from qlstm_core.packed.kernels.layout import aligned
 
 _FLOAT32, _INT32, _INT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int64)
 

@@ -10,10 +10,9 @@ import torch
 
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.layers.cell import LSTM_CELL
-from qlstm_core.packed.bits import Bits
-from qlstm_core.packed.dispatch import choose
-from qlstm_core.packed.network import Config, Matrix, Network, PackedCell
-from qlstm_core.packed.recurrent import packed_layer
+from qlstm_core.packed.kernels.choose import choose
+from qlstm_core.packed.layer import packed_layer
+from qlstm_core.packed.network import Bits, Config, Matrix, Network, PackedCell
 
 _FORMS = {"1-bit": (1.0,), "ternary": (0.5, 0.5)}
 

@@ -8,7 +8,7 @@ from qlstm_core.plugins.errors import (
     PluginWarning,
     UnknownNameError,
 )
-from qlstm_core.plugins.hookspecs import PROJECT, hookimpl, hookspec
+from qlstm_core.plugins.markers import PROJECT, hookimpl, hookspec
 from qlstm_core.plugins.record import PluginRecord
 from qlstm_core.plugins.registry import Registry, registry
 from qlstm_core.plugins.specs import API_VERSION, KernelSpec, NormalizerSpec, QuantizerSpec, Spec

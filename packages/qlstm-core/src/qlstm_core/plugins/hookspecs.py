@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
-import pluggy
-
+from qlstm_core.plugins.markers import hookspec
 from qlstm_core.plugins.specs import KernelSpec, NormalizerSpec, QuantizerSpec
-
-if TYPE_CHECKING:
-    from qlstm_core.plugins.registry import Registry
-
-PROJECT = "qlstm"
-"""Name of the pluggy project and of the entry-point group."""
-
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
@@ -67,8 +57,8 @@ def qlstm_normalizers() -> Iterable[NormalizerSpec]:
 def qlstm_kernels() -> Iterable[KernelSpec]:
     """Return the kernels for packed inference that the plugin provides; called once, at the first look-up.
 
-    A kernel is a :class:`qlstm_core.packed.dispatch.Kernel`: functions compiled by Numba, given here by the
-    name of the function that returns it, so that Numba is imported only when the kernel is used.
+    A kernel is a :class:`qlstm_core.packed.Kernel`: functions compiled by Numba, given here by the name of
+    the function that returns it, so that Numba is imported only when the kernel is used.
 
     Example::
 
@@ -79,7 +69,7 @@ def qlstm_kernels() -> Iterable[KernelSpec]:
             yield KernelSpec(
                 name="twin",
                 summary="the portable kernel under another name",
-                factory="qlstm_core.packed.portable:kernel",
+                factory="qlstm_core.packed.kernels.portable:kernel",
                 supported=lambda: True,
                 priority=-1,
             )
@@ -88,8 +78,11 @@ def qlstm_kernels() -> Iterable[KernelSpec]:
 
 
 @hookspec
-def qlstm_addhooks(registry: Registry) -> None:
+def qlstm_addhooks(registry: Any) -> None:
     """Add hook specifications of one's own; called once, when the plugin is registered.
+
+    Args:
+        registry: the :class:`~qlstm_core.plugins.Registry` that the plugin is registered with.
 
     Example::
 

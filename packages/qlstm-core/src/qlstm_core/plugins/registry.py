@@ -16,7 +16,7 @@ from qlstm_core.plugins import hookspecs
 from qlstm_core.plugins.catalogue import Catalogue, Offer
 from qlstm_core.plugins.discovery import load_plugins, normalize, unknown_disabled
 from qlstm_core.plugins.errors import PluginError, PluginWarning, blame, suggest
-from qlstm_core.plugins.hookspecs import PROJECT
+from qlstm_core.plugins.markers import PROJECT
 from qlstm_core.plugins.record import Plugin, PluginRecord
 from qlstm_core.plugins.results import NonsenseError, check_names, check_specs
 from qlstm_core.plugins.specs import API_VERSION, NormalizerSpec, QuantizerSpec, Spec

@@ -90,7 +90,7 @@ class NormalizerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSpec(Spec):
-    """A kernel for packed inference; ``factory()`` returns a :class:`qlstm_core.packed.dispatch.Kernel`.
+    """A kernel for packed inference; ``factory()`` returns a :class:`qlstm_core.packed.Kernel`.
 
     Args:
         supported: says whether this host can run it; asked before the factory is loaded.

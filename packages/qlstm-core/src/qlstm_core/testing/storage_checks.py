@@ -39,7 +39,7 @@ def check_bitplanes(quantizer: Quantizer) -> None:
 
 def check_pack_round_trip(quantizer: Quantizer) -> None:
     """Bit planes survive packing: unpacked, they give the same values again."""
-    from qlstm_core.packed.format import SPANS, pack, unpack
+    from qlstm_core.packed.kernels.layout import SPANS, pack, unpack
 
     _require_storable(quantizer)
     for name, weight in awkward_weights().items():
@@ -51,9 +51,9 @@ def check_pack_round_trip(quantizer: Quantizer) -> None:
 
 def check_packed_matmul(quantizer: Quantizer) -> None:
     """A product with the packed weight is that with the dense one, to the activations' precision."""
-    from qlstm_core.packed.dispatch import choose
-    from qlstm_core.packed.format import pack
-    from qlstm_core.packed.product import matmul
+    from qlstm_core.packed.kernels.choose import choose
+    from qlstm_core.packed.kernels.layout import pack
+    from qlstm_core.packed.kernels.matmul import matmul
 
     _require_storable(quantizer)
     kernel = choose()

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlstm_core.layers.border import is_plain
-from qlstm_core.layers.fused.chunk_products import write_outer, write_product
-from qlstm_core.layers.fused.passes import Backward, Forward, Pass, choose_pass
+from qlstm_core.layers.border import compiles, is_plain
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
-from qlstm_core.layers.fused.products import product
-from qlstm_core.layers.fused.replay import replay
+from qlstm_core.layers.fused.recurrent_product import product, write_outer, write_product
+from qlstm_core.layers.fused.second_order import replay
+from qlstm_core.layers.fused.steps import Backward, Forward, Pass
 from qlstm_core.layers.fused.tape import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X, Tape
 
 
@@ -52,6 +51,17 @@ class _FusedSequence(torch.autograd.Function):
 def _plain(arguments: Arguments) -> Arguments:
     """Return the tensors without their history, row by row in memory."""
     return Arguments(*(None if t is None else t.detach().contiguous() for t in arguments))  # type: ignore[arg-type]
+
+
+def choose_pass(plan: Plan, arguments: Arguments, tape: Tape) -> Pass:
+    """Return Numba kernels on a CPU where Numba compiles, torch operations elsewhere."""
+    if tape.p.device.type == "cpu" and compiles():
+        from qlstm_core.layers.fused.compiled.steps import CompiledPass
+
+        return CompiledPass(plan, arguments, tape)
+    from qlstm_core.layers.fused.torch_steps import TORCH_PASSES
+
+    return TORCH_PASSES[plan.cell](plan, arguments, tape)
 
 
 def _run_forward(plan: Plan, arguments: Arguments, tape: Tape, *, keep: bool) -> tuple[Tensor, ...]:

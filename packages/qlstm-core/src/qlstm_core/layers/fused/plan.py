@@ -3,79 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from qlstm_core.interfaces import Normalizer
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
+from qlstm_core.layers.norm_contract import Norm
 
 FUSED_CELLS = frozenset({LSTM_CELL, GRU_CELL})
 """The cells whose gradient is written by hand."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A normaliser of declared statistics.
-
-    Args:
-        statistics: over the features of a gate, or over the batch.
-        centered: whether the mean is subtracted.
-        eps: added to the variance.
-        running: running mean and variance, ``(steps, segments, units)``, of a normaliser over the batch.
-        momentum: weight of the newest batch in the running statistics.
-        training: whether the statistics are the batch's, and the running ones are to be updated.
-    """
-
-    statistics: Literal["features", "batch"]
-    centered: bool
-    eps: float
-    running: tuple[Tensor, Tensor] | None = None
-    momentum: float = 0.0
-    training: bool = False
-
-    @classmethod
-    def of(cls, normalizer: Normalizer) -> Norm:
-        """Read off a normaliser what its contract promises."""
-        statistics = normalizer.statistics
-        assert statistics is not None
-        eps = float(normalizer.eps)  # type: ignore[arg-type]
-        if statistics == "features":
-            return cls(statistics, normalizer.centered, eps)
-        running = (normalizer.get_buffer("running_mean"), normalizer.get_buffer("running_var"))
-        momentum = float(normalizer.momentum)  # type: ignore[arg-type]
-        return cls(statistics, True, eps, running, momentum, normalizer.training)
-
-    def given(self, steps: int) -> tuple[Tensor, Tensor]:
-        """Return copies of the running statistics of ``steps`` steps, ``(steps, segments, units)``."""
-        assert self.running is not None
-        mean, var = self.running
-        rows = torch.arange(steps, device=mean.device).clamp_(max=len(mean) - 1)
-        return mean[rows], var[rows]
-
-    @torch.no_grad()
-    def update(self, mean: Tensor, var: Tensor, batch_sizes: list[int]) -> None:
-        """Update the running statistics as one step after the other would.
-
-        Args:
-            mean, var: statistics of each step's batch, ``(steps, segments, units)``; biased variances.
-            batch_sizes: how many sequences each step's are over.
-        """
-        assert self.running is not None
-        sizes = torch.tensor(batch_sizes, dtype=var.dtype, device=var.device)
-        keep = 1.0 - self.momentum
-        # Running variances are unbiased.
-        unbiased = (torch.ones_like(sizes), sizes / (sizes - 1))
-        for running, new, factor in zip(self.running, (mean, var), unbiased, strict=True):
-            own = min(len(new), len(running) - 1)
-            running[:own].mul_(keep).add_(new[:own] * factor[:own].view(-1, 1, 1), alpha=self.momentum)
-            shared = new[own:].flatten(1)
-            if len(shared):
-                ages = torch.arange(len(shared) - 1, -1, -1, dtype=new.dtype, device=new.device)
-                weights = self.momentum * keep**ages * factor[own:]
-                sums = torch.mv(shared.t(), weights).view(running.shape[1:])
-                running[-1].mul_(keep ** len(shared)).add_(sums)
 
 
 class Arguments(NamedTuple):
@@ -90,7 +26,7 @@ class Arguments(NamedTuple):
         gain_c, bias_c: ``(groups, units)``.
         projection: ``(proj, hidden)``.
         h, c: initial state, ``(batch, out)`` and ``(batch, hidden)``; no c for the GRU.
-        recurrent, inner: what :func:`qlstm_core.layers.fused.products.weights` returns.
+        recurrent, inner: what :func:`qlstm_core.layers.fused.recurrent_product.weights` returns.
     """
 
     input: Tensor

@@ -1,198 +1,81 @@
-"""The loop over time, compiled: products and passes of a range of steps in one call.
-
-Several calls, one for each part of the batch or of the units, may run at the same time. What the loops take
-is described in operands.py.
-"""
+"""Who runs the time steps: the recurrent products, normalisation, gates and state, forward and backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple, Protocol
 
-from qlstm_core.jit import compiled
-from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL
-from qlstm_core.layers.fused import columns, rows
-from qlstm_core.layers.fused.features import back
-from qlstm_core.layers.fused.meeting import meet
-from qlstm_core.layers.fused.tape import GAIN_X
-from qlstm_core.layers.fused.tiles import multiply
+from torch import Tensor
+
+from qlstm_core.layers.fused.plan import Chunk
+from qlstm_core.layers.fused.tape import Sums
 
 
-@compiled(None)
-def _recurrent_product(
-    a: Any, a_row: int, count: int, matrices: Any, between: Any, row: int, c: Any, c_row: int, add: bool,
-    share: Any, barrier: Any,
-) -> None:  # fmt: skip
-    """Multiply rows of ``a`` by one matrix, or by two, into rows of ``c``; ``row`` is theirs in between."""
-    if matrices.second.shape[0] == 0:
-        multiply(a, a_row, count, matrices.first, c, c_row, add, share.share, share.shares)
-    else:
-        multiply(a, a_row, count, matrices.first, between, row, False, share.share, share.shares)
-        meet(barrier, share.shares)
-        multiply(between, row, count, matrices.second, c, c_row, add, share.share, share.shares)
+class Forward(NamedTuple):
+    """The buffers of a forward run, with S = groups · gates segments.
+
+    Args:
+        h, c: the initial state, which becomes the final one, ``(batch, out)`` and ``(batch, hidden)``; for
+            the GRU c is h.
+        hidden: h before a projection, ``(batch, hidden)``; without projection h.
+        y: outputs, ``(rows, out)``.
+    """
+
+    h: Tensor
+    c: Tensor
+    hidden: Tensor
+    y: Tensor
 
 
-def _rows_forward(variant: str, step: Callable[..., None]) -> Callable[..., None]:
-    @compiled(variant)
-    def forward(
-        share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any,
-        h: Any, y: Any,
-    ) -> None:  # fmt: skip
-        # Products are divided by columns, of all rows, or not: then each part needs its own rows only.
-        own, shares, begin, barrier = share.share, share.shares, share.begin, steps.barrier
-        top = 0 if shares > 1 else begin
-        for k in range(steps.start, steps.stop):
-            row, alive = steps.order[k, 0], steps.order[k, 1]
-            stop = min(share.end, alive)
-            count = (alive if shares > 1 else stop) - top
-            slot = row if steps.keep else 0
-            x_row = row if steps.fresh else 0
-            if steps.own_x:
-                multiply(
-                    flat.inputs,
-                    row + top,
-                    count,
-                    matrices.input,
-                    flat.x,
-                    row - x_row + top,
-                    False,
-                    own,
-                    shares,
-                )
-            _recurrent_product(
-                flat.h, top, count, matrices, flat.between, top, flat.p, slot + top, False, share, barrier
-            )
-            meet(barrier, shares)
-            if steps.own_x:
-                for r in range(row - x_row + begin, row - x_row + stop):
-                    rows.measure(x, r)
-            step(begin, stop, row, slot, x, x_row, p, previous, cell, h, y)
-            meet(barrier, shares)
-            if matrices.projection.shape[0] > 0:
-                multiply(flat.hidden, top, count, matrices.projection, flat.h, top, False, own, shares)
-                meet(barrier, shares)
-                for r in range(begin, stop):
-                    for j in range(flat.h.shape[1]):
-                        flat.y[row + r, j] = flat.h[r, j]
+class Backward(NamedTuple):
+    """The buffers of a backward run; the rows of a chunk count from its first.
 
-    return forward
+    Args:
+        dy: derivatives with respect to the outputs, ``(rows, out)``.
+        dh, dc: with respect to the final state, which become those of the initial state; for the GRU dc is
+            dh.
+        d_hidden: with respect to h before a projection, ``(batch, hidden)``; without projection dh.
+        dx: written: of a chunk, with respect to the input side, ``(…, S, units)``; where that is given
+            instead of computed, with respect to its normalised value.
+        dp: written: with respect to the recurrent product, likewise.
+        hidden: written: h before a projection, ``(…, hidden)``; without projection no rows.
+        d_outputs: written: derivatives with respect to what the projection returns, ``(…, out)``; likewise.
+        initial: whether dh is to become the derivative of the initial state too.
+    """
+
+    dy: Tensor
+    dh: Tensor
+    dc: Tensor
+    d_hidden: Tensor
+    dx: Tensor
+    dp: Tensor
+    hidden: Tensor
+    d_outputs: Tensor
+    initial: bool
 
 
-def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callable[..., None]:
-    @compiled(variant)
-    def backward(
-        share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any, d: Any
-    ) -> None:
-        own, shares, begin, barrier = share.share, share.shares, share.begin, steps.barrier
-        sums = d.sums[4 * share.part : 4 * share.part + 4]
-        top = 0 if shares > 1 else begin
-        for k in range(steps.stop - 1, steps.start - 1, -1):
-            row, alive = steps.order[k, 0], steps.order[k, 1]
-            last = min(share.end, alive)
-            count = (alive if shares > 1 else last) - top
-            x_row = row if steps.fresh else 0
-            to = row - d.first
-            if steps.fresh:
-                multiply(flat.inputs, row + top, count, matrices.input, flat.x, top, False, own, shares)
-            if matrices.projection.shape[0] > 0:
-                meet(barrier, shares)
-                for r in range(begin, last):
-                    for j in range(flat.h.shape[1]):
-                        flat.h[r, j] += flat.y[row + r, j]
-                        flat.d_outputs[to + r, j] = flat.h[r, j]
-                meet(barrier, shares)
-                multiply(flat.h, top, count, matrices.projection, flat.hidden, top, False, own, shares)
-            meet(barrier, shares)
-            if steps.fresh:
-                for r in range(begin, last):
-                    rows.measure(x, r)
-            step(begin, last, share.part, row, x, x_row, p, previous, cell, d)
-            if steps.own_x:
-                for r in range(begin, last):
-                    at = row - x_row + r
-                    for s in range(d.dx.shape[1]):
-                        back(
-                            d.dx, to + r, x.values, at, s, x.mean, x.spread, at, x.gain, x.norm, sums, GAIN_X
-                        )
-            meet(barrier, shares)
-            if k > 0 or steps.pull_start:
-                _recurrent_product(
-                    flat.p, to + top, count, matrices, flat.between, top, flat.h, top, add, share, barrier
-                )
+class Pass(Protocol):
+    """All steps of a sequence, or of a chunk of it, on buffers that are given."""
 
-    return backward
+    def forward(self, buffers: Forward, *, keep: bool) -> None:
+        """Run the whole sequence; ``keep`` whether the tape has room for every row."""
+        ...
 
+    def start_backward(self, buffers: Backward) -> None:
+        """Take the buffers of the derivatives."""
+        ...
 
-def _columns_forward(variant: str, step: Callable[..., None]) -> Callable[..., None]:
-    @compiled(variant)
-    def forward(
-        share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any,
-        h: Any, y: Any,
-    ) -> None:  # fmt: skip
-        own, shares, barrier = share.share, share.shares, steps.barrier
-        for k in range(steps.start, steps.stop):
-            row, count = steps.order[k, 0], steps.order[k, 1]
-            slot = row if steps.keep else 0
-            x_row = row if steps.fresh else 0
-            if steps.own_x:
-                multiply(flat.inputs, row, count, matrices.input, flat.x, row - x_row, False, own, shares)
-            _recurrent_product(
-                flat.h, 0, count, matrices, flat.between, 0, flat.p, slot, False, share, barrier
-            )
-            meet(barrier, shares)
-            step(share.begin, share.end, count, k, row, slot, x, x_row, p, previous, cell, h, y)
-            meet(barrier, shares)
-            if matrices.projection.shape[0] > 0:
-                multiply(flat.hidden, 0, count, matrices.projection, flat.h, 0, False, own, shares)
-                meet(barrier, shares)
-                for r in range(count * own // shares, count * (own + 1) // shares):
-                    for j in range(flat.h.shape[1]):
-                        flat.y[row + r, j] = flat.h[r, j]
+    def backward(self, chunk: Chunk) -> None:
+        """Turn dh and dc after a chunk into those before it; write dx, dp, hidden and d_outputs."""
+        ...
 
-    return forward
+    def input_back(self, d: Tensor) -> None:
+        """Turn derivatives with respect to the normalised given input side into those of itself, in place."""
+        ...
 
+    def scatter(self, d: Tensor, first: int, table: Tensor) -> None:
+        """Add rows of ``d``, the sequence's from ``first`` on, to the rows of ``table`` that tokens name."""
+        ...
 
-def _columns_backward(variant: str, step: Callable[..., None], add: bool) -> Callable[..., None]:
-    @compiled(variant)
-    def backward(
-        share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any, d: Any
-    ) -> None:
-        own, shares, barrier = share.share, share.shares, steps.barrier
-        for k in range(steps.stop - 1, steps.start - 1, -1):
-            row, count = steps.order[k, 0], steps.order[k, 1]
-            x_row = row if steps.fresh else 0
-            if steps.fresh:
-                multiply(flat.inputs, row, count, matrices.input, flat.x, 0, False, own, shares)
-            if matrices.projection.shape[0] > 0:
-                for r in range(count * own // shares, count * (own + 1) // shares):
-                    for j in range(flat.h.shape[1]):
-                        flat.h[r, j] += flat.y[row + r, j]
-                        flat.d_outputs[row - d.first + r, j] = flat.h[r, j]
-                meet(barrier, shares)
-                multiply(flat.h, 0, count, matrices.projection, flat.hidden, 0, False, own, shares)
-            meet(barrier, shares)
-            step(share.begin, share.end, count, k, row, x, x_row, p, previous, cell, d)
-            meet(barrier, shares)
-            if k > 0 or steps.pull_start:
-                _recurrent_product(
-                    flat.p, row - d.first, count, matrices, flat.between, 0, flat.h, 0, add, share, barrier
-                )
-                meet(barrier, shares)
-
-    return backward
-
-
-# (statistics over the batch, cell) → loop.
-FORWARD = {
-    (False, LSTM_CELL): _rows_forward("lstm", rows.lstm_forward),
-    (False, GRU_CELL): _rows_forward("gru", rows.gru_forward),
-    (True, LSTM_CELL): _columns_forward("lstm", columns.lstm_forward),
-    (True, GRU_CELL): _columns_forward("gru", columns.gru_forward),
-}
-# The GRU's state also has a direct way back, to which the recurrent product adds.
-BACKWARD = {
-    (False, LSTM_CELL): _rows_backward("lstm", rows.lstm_backward, False),
-    (False, GRU_CELL): _rows_backward("gru", rows.gru_backward, True),
-    (True, LSTM_CELL): _columns_backward("lstm", columns.lstm_backward, False),
-    (True, GRU_CELL): _columns_backward("gru", columns.gru_backward, True),
-}
+    def gradients(self) -> Sums:
+        """Return the gradients of gains and biases; after all chunks and :meth:`input_back`."""
+        ...

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qlstm_core.layers.fused.plan import Arguments, Norm, Plan
+from qlstm_core.layers.fused.plan import Arguments, Plan
+from qlstm_core.layers.norm_contract import Norm
 
 BIAS_X, BIAS_H, GAIN_H, GAIN_X = 0, 1, 2, 3
 """Where :class:`Sums` has the gradients of the two sides' scales."""

@@ -1,0 +1,1 @@
+"""The study of gradients over run folders: networks read back, measured, in tables and figures."""

@@ -1,0 +1,1 @@
+"""Batch normalisation in quantized networks: Sari et al. 2020."""

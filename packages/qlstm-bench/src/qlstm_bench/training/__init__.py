@@ -1,0 +1,1 @@
+"""Training: one run from its settings to its result, its folder, and what makes it repeatable."""

@@ -1,0 +1,138 @@
+"""Sampled softmax against the full one and brute force, and the task that uses it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.tasks.large_vocab import LargeVocabularyLM
+from qlstm_bench.tasks.sampled_softmax import Draw, draw_words, probability, sampled_cross_entropy
+from qlstm_bench.training.optimizer import make_optimizer
+from qlstm_bench.training.run import train
+
+
+def test_words_are_drawn_by_zipfs_law() -> None:
+    """The first of each draw has the law's probabilities; all of a draw are different."""
+    torch.manual_seed(0)
+    q = probability(torch.arange(20), 20)
+    assert q.sum().item() == pytest.approx(1)
+    assert q[4].item() == pytest.approx(math.log(6 / 5) / math.log(21))
+    draws = [draw_words(3, 20) for _ in range(10_000)]
+    assert all(len(set(draw.words.tolist())) == 3 <= draw.tries for draw in draws)
+    first = torch.bincount(torch.stack([draw.words[0] for draw in draws]), minlength=20) / len(draws)
+    torch.testing.assert_close(first.double(), q, atol=0.016, rtol=0)
+    # Of three different words out of many, the tries are three, and one more for each repetition.
+    repeats = sum(draw.tries == 3 for draw in draws) / len(draws)
+    pairs = q.unsqueeze(1) * (1 - torch.eye(20)) * q
+    distinct = float((pairs * (1 - q.unsqueeze(1) - q)).sum())
+    assert repeats == pytest.approx(distinct, abs=0.016)
+
+
+def test_a_draw_may_hold_nearly_every_word() -> None:
+    torch.manual_seed(0)
+    draw = draw_words(49, 50)
+    assert len(set(draw.words.tolist())) == 49
+    assert draw.tries > 49
+
+
+def test_loss_is_a_softmax_over_the_target_and_the_draw() -> None:
+    """Against a loop over targets and drawn words."""
+    torch.manual_seed(0)
+    h, weight, bias = torch.randn(4, 3).double(), torch.randn(9, 3).double(), torch.randn(9).double()
+    targets, draw = torch.tensor([0, 8, 3, 3]), Draw(torch.tensor([3, 0, 5, 1]), 7)
+
+    def corrected(feature: torch.Tensor, k: int) -> float:
+        q = math.log((k + 2) / (k + 1)) / math.log(10)
+        return float(feature @ weight[k] + bias[k]) - math.log(1 - (1 - q) ** 7)
+
+    losses = []
+    for feature, target in zip(h, targets.tolist(), strict=True):
+        words = {target, *draw.words.tolist()}
+        total = sum(math.exp(corrected(feature, k)) for k in words)
+        losses.append(math.log(total) - corrected(feature, target))
+    found = sampled_cross_entropy(h, weight, bias, targets, draw)
+    assert found.item() == pytest.approx(sum(losses) / 4)
+
+
+def test_the_true_distribution_is_where_the_loss_is_flat() -> None:
+    """Biases at the words' log-frequencies have hardly a gradient; without the correction they have one."""
+    torch.manual_seed(0)
+    frequencies = torch.rand(100).double() + 0.1
+    bias = (frequencies / frequencies.sum()).log().requires_grad_()
+    h, weight = torch.zeros(2000, 1).double(), torch.zeros(100, 1).double()
+    corrected, plain = torch.zeros(100).double(), torch.zeros(100).double()
+    for _ in range(300):
+        targets = torch.multinomial(frequencies, 2000, replacement=True)
+        draw = draw_words(30, 100)
+        loss = sampled_cross_entropy(h, weight, bias, targets, draw)
+        corrected += torch.autograd.grad(loss, bias)[0]
+        others = bias[draw.words].masked_fill(targets.unsqueeze(1) == draw.words, -math.inf)
+        logits = torch.cat([bias[targets].unsqueeze(1), others], 1)
+        plain += torch.autograd.grad(cross_entropy(logits, torch.zeros_like(targets)), bias)[0]
+    assert corrected.norm() < 0.25 * plain.norm()
+
+
+def test_a_sparse_gradient_is_the_dense_one() -> None:
+    torch.manual_seed(0)
+    h, targets, draw = torch.randn(6, 4), torch.randint(12, (6,)), draw_words(5, 12)
+    weight, bias = torch.randn(12, 4).requires_grad_(), torch.zeros(12)
+    dense, sparse = (
+        torch.autograd.grad(sampled_cross_entropy(h, weight, bias, targets, draw, sparse=flag), weight)[0]
+        for flag in (False, True)
+    )
+    assert sparse.is_sparse
+    torch.testing.assert_close(sparse.to_dense(), dense)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "cycle.txt"
+    path.write_text("one two three four five six seven eight nine ten\n" * 300)
+    return {
+        "task": "large-vocab-lm:samples=5", "data": str(path), "hidden": 32, "proj": 16, "batch": 8,
+        "unroll": 10, "device": "cpu", "lr": 0.5, "layers": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize(
+    "cell", [{}, {"cell": "f-lstm", "rank": 8}, {"cell": "g-lstm", "groups": 2}], ids=str
+)
+def test_the_papers_models_learn(settings: dict[str, Any], tmp_path: Path, cell: dict[str, Any]) -> None:
+    """A text whose every word follows from the last, from a sample of half the vocabulary."""
+    result = train({**settings, **cell, "steps": 100}, tmp_path / "runs").result
+    assert result.figure("test") < 0.5 * result.figure("baseline")
+
+
+def test_sparse_and_dense_gradients_train_alike(settings: dict[str, Any]) -> None:
+    task = LargeVocabularyLM(samples=5)
+    config = {**LargeVocabularyLM.defaults, **settings, "steps": 1}
+    task.prepare(RunConfig.build(config))
+    torch.manual_seed(0)
+    model = task.model("none", "none")
+    assert model.embedding.sparse
+    dense = task.model("none", "none")
+    dense.load_state_dict(model.state_dict())
+    dense.embedding.sparse = False
+    for trained in (model, dense):
+        torch.manual_seed(1)
+        optimizer = make_optimizer(trained, RunConfig.build(config), 1.0)
+        state = None
+        for step in range(3):
+            loss, state = task.loss(trained, task.batch(step), state)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for one, other in zip(model.parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_sample_beyond_the_vocabulary_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"samples=11 is not below the vocabulary .* 11 words"):
+        train({**settings, "task": "large-vocab-lm:samples=11", "steps": 1}, tmp_path)

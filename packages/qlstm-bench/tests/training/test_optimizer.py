@@ -1,0 +1,160 @@
+"""Optimizers, learning rates and when they change, early stop, averages and clipping."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.training.optimizer import (
+    Schedule,
+    averaged,
+    clip_gradients_,
+    has_unit_levels,
+    make_optimizer,
+    quantized_weights,
+)
+from qlstm_bench.training.run import resolve, train
+from qlstm_core import LSTM
+
+
+def config(**settings: Any) -> RunConfig:
+    return RunConfig.build(
+        {"data": "x", "hidden": 4, "batch": 2, "lr": 0.5, "clip": 1.0, "steps": 1, **settings}
+    )
+
+
+class Net(nn.Module):
+    """A recurrent layer and another one."""
+
+    def __init__(self, quantizer: str = "none") -> None:
+        super().__init__()
+        self.recurrent = LSTM(3, 4, num_layers=2, quantizer=quantizer)
+        self.output = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD), ("adagrad", torch.optim.Adagrad)]
+)
+def test_optimizers_hold_every_parameter_once(name: str, kind: type) -> None:
+    net = Net("binary-connect")
+    optimizer = make_optimizer(net, config(optimizer=name), 3.0)
+    assert type(optimizer) is kind
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.5]
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, net.parameters()))
+    fast = {id(p) for p in optimizer.param_groups[1]["params"]}
+    assert fast == {id(p) for name, p in net.named_parameters() if ".weight_" in name}
+    assert fast == set(map(id, quantized_weights(net)))
+    plain = make_optimizer(net, config(optimizer=name, quantized_lr=1.0), 3.0)
+    assert [group["lr"] for group in plain.param_groups] == [0.5]
+
+
+def test_loss_aware_quantizers_refuse_sgd() -> None:
+    with pytest.raises(
+        ConfigError, match=r"optimizer: quantizer 'lab' .*sgd keeps none; expected adam or adagrad"
+    ):
+        resolve({"task": "word-lm", "quantizer": "lab", "steps": 1})
+    resolved, _ = resolve({"task": "word-lm", "quantizer": "lab", "optimizer": "adagrad", "steps": 1})
+    assert resolved.optimizer == "adagrad"
+
+
+def test_unit_levels_are_told_from_scaled_ones() -> None:
+    for quantizer, expected in (("ter-connect", True), ("sbn", False), ("twn", False), ("none", False)):
+        assert has_unit_levels(Net(quantizer).recurrent) == expected
+    mixed = LSTM(3, 4, quantizer={"ih": "bwn", "hh": "binary-connect"})
+    assert not has_unit_levels(mixed)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rates_fall_when_validation_stalls(sign: int) -> None:
+    optimizer = torch.optim.SGD(
+        [{"params": [torch.zeros(1)]}, {"params": [torch.ones(1)], "lr": 8.0}], lr=4.0
+    )
+    schedule = Schedule(config(stall_divisor=4.0, patience=2), optimizer, higher_is_better=sign > 0)
+    assert schedule.validated(sign * 1.0)
+    assert schedule.validated(sign * 2.0)
+    assert not schedule.validated(sign * 2.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 2.0]
+    assert not schedule.exhausted
+    assert not schedule.validated(math.nan)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.5]
+    assert schedule.exhausted
+    again = Schedule(config(stall_divisor=4.0, patience=2), optimizer, higher_is_better=sign > 0)
+    again.load_state_dict(schedule.state_dict())
+    assert again.exhausted
+    assert again.validated(sign * 2.5)
+    assert not again.exhausted
+
+
+def test_rates_fall_after_epochs() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = Schedule(config(epoch_decay=0.5, epoch_decay_after=2), optimizer, higher_is_better=False)
+    rates = []
+    for epoch in range(1, 5):
+        schedule.epoch_ended(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [1.0, 1.0, 0.5, 0.25]
+
+
+def test_a_run_stops_when_its_patience_ends_and_keeps_the_best(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """At a learning rate that only does harm the first validation is the best."""
+    settings = {**tiny, "lr": 1.5, "steps": 40, "eval_every": 2, "patience": 3, "checkpoint_seconds": 0}
+    outcome = train(settings, tmp_path / "stopped")
+    result = outcome.result
+    assert result.status == "completed"
+    assert result.stopped_at == result.steps < 40
+    rows = {int(row["step"]): row["valid_bpc"] for row in outcome.run.metrics() if "valid_bpc" in row}
+    best_step = min(rows, key=lambda step: rows[step])
+    assert result.stopped_at == best_step + 6
+    assert result.metrics["best_step"] == best_step
+    assert result.metrics["valid_bpc"] == rows[best_step] < rows[result.stopped_at]
+    # The test figure is the best model's: of a run that ended there.
+    shorter = train({**settings, "steps": best_step}, tmp_path / "shorter").result
+    assert shorter.metrics["test_bpc"] == result.metrics["test_bpc"]
+    assert "stopped early at step" in result.describe() or not result.learnt
+
+
+def test_the_average_follows_the_weights() -> None:
+    net = nn.Linear(2, 1)
+    average = averaged(net, 0.75)
+    first = net.weight.detach().clone()
+    average.update_parameters(net)  # the first step starts the average
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    average.update_parameters(net)
+    torch.testing.assert_close(average.module.weight, 0.75 * first + 0.25 * (first + 1))
+
+
+def test_an_averaged_run_evaluates_the_average(tiny: dict[str, Any], tmp_path: Path) -> None:
+    plain = train({**tiny, "normalizer": "batch-shared"}, tmp_path).result
+    averaged_run = train({**tiny, "normalizer": "batch-shared", "average": 0.5}, tmp_path).result
+    frozen = train({**tiny, "normalizer": "batch-shared", "average": 0.999999}, tmp_path).result
+    figures = [result.metrics["valid_bpc"] for result in (plain, averaged_run, frozen)]
+    assert len(set(figures)) == 3
+    assert frozen.metrics["best_step"] == 4 or abs(figures[2] - frozen.metrics["best_valid_bpc"]) < 1e-3
+
+
+def test_clipping_apart_spares_the_output_layer() -> None:
+    """One norm over all silences what does not explode; two leave it as it is."""
+    torch.manual_seed(0)
+    for apart in (False, True):
+        net = Net()
+        for parameter in net.recurrent.parameters():
+            parameter.grad = torch.full_like(parameter, 1e20)
+        for parameter in net.output.parameters():
+            parameter.grad = torch.full_like(parameter, 0.1)
+        count = sum(p.numel() for p in net.recurrent.parameters())
+        assert clip_gradients_(net, 1.0, apart=apart) == pytest.approx(1e20 * math.sqrt(count), rel=1e-6)
+        assert net.output.weight.grad is not None
+        if apart:
+            torch.testing.assert_close(net.output.weight.grad, torch.full_like(net.output.weight, 0.1))
+        else:
+            assert net.output.weight.grad.abs().max() < 1e-20
+        total = torch.cat([p.grad.flatten() for p in net.recurrent.parameters() if p.grad is not None]).norm()
+        torch.testing.assert_close(total, torch.tensor(1.0), rtol=1e-5, atol=0)

@@ -1,0 +1,1 @@
+"""The time steps of the fused route as compiled code."""

@@ -1,0 +1,86 @@
+"""From a layer's path to the plan and the arguments of the fused function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qlstm_core.interfaces import Normalizer
+from qlstm_core.layers.fused.function import run
+from qlstm_core.layers.fused.plan import Arguments, Plan
+from qlstm_core.layers.fused.recurrent_product import features, weights
+from qlstm_core.layers.linear import Dense, LinearMap
+from qlstm_core.layers.norm_contract import Norm
+from qlstm_core.layers.prepared import Path
+
+
+def run_fused(
+    path: Path, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int], *, reverse: bool = False
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a cell over time; arguments and results as :func:`qlstm_core.layers.sequence.run_loop`."""
+    recurrent = weights(path.recurrent)
+    cell, states = path.cell, dict(zip(path.cell.states, state, strict=True))
+    units = state[-1].shape[1] // path.groups
+    bias_x, bias_h = _add(path.bias_ih, _bias(path.norm_ih)), _add(path.bias_hh, _bias(path.norm_hh))
+    if not cell.separate:
+        bias_x, bias_h = _add(bias_x, bias_h), None
+    source, tokens = _input(path.input, x, (path.groups * len(cell.gates), units))
+    dense = source.dim() == 2
+    plan = Plan(
+        cell=cell,
+        groups=path.groups,
+        units=units,
+        batch_sizes=tuple(batch_sizes),
+        reverse=reverse,
+        norm_x=None if path.norm_ih is None else Norm.of(path.norm_ih),
+        norm_h=None if path.norm_hh is None else Norm.of(path.norm_hh),
+        norm_c=None if path.norm_cell is None else Norm.of(path.norm_cell),
+        tokens=tokens,
+    )
+    arguments = Arguments(
+        input=source,
+        weight_x=weights(path.input)[0] if dense else None,
+        bias_x=bias_x,
+        bias_h=bias_h,
+        gain_x=_gain(path.norm_ih),
+        gain_h=_gain(path.norm_hh),
+        gain_c=_gain(path.norm_cell),
+        bias_c=_bias(path.norm_cell),
+        projection=path.projection,
+        h=states["h"],
+        c=states.get("c"),
+        recurrent=recurrent[0],
+        inner=recurrent[1] if len(recurrent) == 2 else None,
+    )
+    y, *final = run(plan, arguments)
+    return y, tuple(final)
+
+
+def _input(linear: LinearMap, x: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    """Return what stands for the input: itself, or a table of pre-activations, ``(rows, S, units)``.
+
+    A one-hot vector picks a column of the weight: a table of all columns stands for the whole input, unless
+    there are more columns than rows of the sequence.
+    """
+    if x.is_floating_point():
+        return (x, None) if isinstance(linear, Dense) else (linear(x), None)
+    count = features(linear)
+    if count > len(x):
+        return linear(x), None
+    if isinstance(linear, Dense):
+        return linear.matrix.t().unflatten(1, shape), x
+    return linear(torch.arange(count, device=x.device)), x
+
+
+def _gain(normalizer: Normalizer | None) -> Tensor | None:
+    return None if normalizer is None else getattr(normalizer, "gain", None)
+
+
+def _bias(normalizer: Normalizer | None) -> Tensor | None:
+    return None if normalizer is None else getattr(normalizer, "bias", None)
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b

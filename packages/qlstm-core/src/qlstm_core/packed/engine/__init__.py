@@ -1,0 +1,1 @@
+"""Runs packed layers over time, in one compiled call."""

@@ -1,0 +1,312 @@
+"""A packed network as the few arrays that compiled code runs from.
+
+Everything of variable size lies in two arrays, bits in ``blocks`` and numbers in ``floats``; a row of
+``matrices`` says where one matrix lies in them, a row of ``cells`` what one layer in one direction consists
+of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlstm_core.bitplanes import BitPlanes
+from qlstm_core.kernels.feature_moments import LAYER, NO_NORM, RMS
+from qlstm_core.packed.kernels.activations import ENTRY_LIMIT
+from qlstm_core.packed.kernels.layout import aligned, blocks_shape, pack_signs, pairing_of
+from qlstm_core.packed.network import Bits, Config, Floats, Network, Norm, PackedCell
+
+LANES = 64
+"""Rows of a tile of a matrix of floats."""
+COLUMNS = 8
+"""Vectors that are multiplied at a time: few enough for their tables and sums to stay in the cache."""
+CHUNK = 16
+"""Rows of a sequence whose input products are made ahead, where a batch has fewer."""
+
+NOWHERE = -1
+"""In place of a number of a matrix or of a start in ``floats``: there is none."""
+
+
+def _record(integers: str, floats: str = "") -> np.dtype[np.void]:
+    return np.dtype([(n, np.int64) for n in integers.split()] + [(n, np.float32) for n in floats.split()])
+
+
+MATRIX = _record("at tiles groups rows cols pairing sums scales offsets")
+"""One matrix. ``at``: where blocks start (of a matrix of floats, ``tiles`` tiles of 64 rows); ``groups``,
+``pairing``, ``sums``: as those of a :class:`~qlstm_core.packed.kernels.layout.PackedMatrix`, of floats 0;
+``scales``, ``offsets``: where those of the rows start in ``floats``."""
+
+CELL = _record(
+    "split units parts inner_ih outer_ih inner_hh outer_hh hr norm_ih norm_hh norm_cell "
+    "steps factor_ih factor_hh shift new_shift factor_cell shift_cell",
+    "eps_ih eps_hh eps_cell",
+)
+"""One layer in one direction. ``split``: independent groups. A path's matrices start at ``outer``, one for
+each group; before them comes ``inner``, of low rank, if there is one. ``hr``: the projection. ``parts``:
+vectors, each split into the groups, that stand one after the other in the input. ``norm``: which moments.
+``factor_ih`` and what follows: where arrays of ``(steps, segments, units)`` start in ``floats``."""
+
+PLACES = _record(
+    "padded codes tables sums scales norms totals low_rank input_side recurrent_side raw below above"
+)
+"""Where each part of the workspace starts, in bytes."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Arrays for :func:`qlstm_core.packed.engine.loop.engine`.
+
+    Args:
+        config: the network's.
+        activation_bits: 8, 12 or 16.
+        span: columns of a group, the kernel's.
+        cells: ``(layers · directions,)`` of ``CELL``.
+        matrices: ``(number,)`` of ``MATRIX``.
+        blocks: uint8.
+        floats: float32.
+    """
+
+    config: Config
+    activation_bits: int
+    span: int
+    cells: NDArray[np.void]
+    matrices: NDArray[np.void]
+    blocks: NDArray[np.uint8]
+    floats: Floats
+
+    @property
+    def pairings(self) -> tuple[int, ...]:
+        """The pairings of all matrices of bits, see :func:`~qlstm_core.packed.kernels.layout.pairing_of`."""
+        bits = self.matrices[self.matrices["sums"] > 0]
+        return tuple(sorted({int(pairing) for pairing in bits["pairing"]}))
+
+    def places(self, batch: int, rows: int) -> tuple[NDArray[np.void], int]:
+        """Return where each part of the workspace starts, one of ``PLACES``, and the size of all in bytes.
+
+        Args:
+            batch: sequences at the first step.
+            rows: of the whole sequence.
+        """
+        c = self.config
+        groups, cols, length = self._extents
+        chunk = min(rows, CHUNK + batch)
+        columns = min(COLUMNS, chunk)
+        tables = (1 if self.activation_bits == 8 else 2) * (groups << self.span)
+        gates = c.gates * c.hidden_size
+        between = rows * c.output_size * c.directions if c.num_layers > 1 else 0
+        sizes = {
+            "padded": 4 * max(self.span * groups, cols),
+            "codes": columns * 2 * (self.span + 1) * groups,
+            "tables": columns * tables,
+            "sums": 4 * columns * length,
+            "scales": 4 * columns,
+            "norms": 4 * columns,
+            "totals": 4 * columns,
+            "low_rank": 4 * columns * (c.rank or 0),
+            "input_side": 4 * chunk * gates,
+            "recurrent_side": 4 * batch * gates,
+            "raw": 4 * batch * c.hidden_size if c.proj_size else 0,
+            "below": 4 * between,
+            "above": 4 * between,
+        }
+        ends = list(accumulate(-(-size // 64) * 64 for size in sizes.values()))
+        starts = dict(zip(sizes, [0, *ends], strict=False))
+        return np.array([tuple(starts[name] for name in PLACES.names or ())], PLACES), ends[-1]
+
+    @cached_property
+    def _extents(self) -> tuple[int, int, int]:
+        """The most groups and columns of a matrix, and integers that a product writes for one vector."""
+        m = self.matrices
+        length = m["tiles"] * np.where(m["pairing"] > 0, 32, 64)
+        return int(m["groups"].max()), int(m["cols"].max()), int(length.max())
+
+
+def build(network: Network, activation_bits: int, span: int) -> Program:
+    """Lay out a network for kernels of one span.
+
+    Raises:
+        ValueError: another ``activation_bits`` than 8, 12 and 16.
+    """
+    if activation_bits not in ENTRY_LIMIT:
+        raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits!r}")
+    builder = _Builder(span)
+    config = network.config
+    cells = np.zeros(len(network.cells), CELL)
+    for index, (layer, _) in enumerate(config.cells()):
+        row, cell, groups = cells[index], network.cells[index], config.groups[layer]
+        row["split"], row["units"] = groups, config.hidden_size // groups
+        row["parts"] = config.directions if groups > 1 and layer > 0 else 1
+        _place_matrices(builder, row, cell, config, groups)
+        _place_norms(builder, row, cell, config, groups)
+    return builder.program(config, activation_bits, cells)
+
+
+class _Builder:
+    """Appends matrices and numbers; each starts on a cache line."""
+
+    def __init__(self, span: int) -> None:
+        self.span = span
+        self.matrices: list[NDArray[np.void]] = []
+        self.number = 0
+        self.blocks: list[NDArray[np.uint8]] = []
+        self.bytes = 0
+        self.floats: list[Floats] = []
+        self.size = 0
+
+    def program(self, config: Config, activation_bits: int, cells: NDArray[np.void]) -> Program:
+        """Return what was appended, each kind in one array."""
+        blocks, floats = aligned((self.bytes,), np.uint8), aligned((self.size,), np.float32)
+        np.concatenate(self.blocks or [blocks], out=blocks)
+        np.concatenate(self.floats, out=floats)
+        matrices = np.concatenate(self.matrices)
+        return Program(config, activation_bits, self.span, cells, matrices, blocks, floats)
+
+    def put(self, array: NDArray[Any]) -> int:
+        """Append numbers and return where they start."""
+        return int(self.put_each(array.reshape(1, -1))[0])
+
+    def put_each(self, arrays: NDArray[Any]) -> NDArray[np.int64]:
+        """Append numbers, each row by itself, and return where the rows start."""
+        count = len(arrays)
+        rows = arrays.reshape(count, -1)
+        padded = np.zeros((count, -(-rows.shape[1] // 16) * 16), np.float32)
+        padded[:, : rows.shape[1]] = rows
+        starts: NDArray[np.int64] = self.size + padded.shape[1] * np.arange(count)
+        self.floats.append(padded.reshape(-1))
+        self.size += padded.size
+        return starts
+
+    def put_blocks(self, blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Append the blocks of matrices, whole cache lines each, and return where those of each start."""
+        starts: NDArray[np.int64] = self.bytes + blocks[0].size * np.arange(len(blocks))
+        self.blocks.append(blocks.reshape(-1))
+        self.bytes += blocks.size
+        return starts
+
+    def place(
+        self,
+        matrix: BitPlanes | Floats,
+        factor: Floats | None,
+        count: int = 1,
+        blocks: NDArray[np.int64] | None = None,
+    ) -> int:
+        """Append matrices of one shape and return the number of the first.
+
+        Args:
+            matrix: the weights, ``(count · gates, rows, cols)``.
+            factor: what the rows are multiplied with, ``(count · gates, rows)``.
+            count: how many matrices.
+            blocks: where the same matrices' blocks start, if they were placed before.
+        """
+        if isinstance(matrix, BitPlanes):
+            placed = self._place_bits(matrix, factor, count, blocks)
+        else:
+            placed = self._place_floats(matrix if factor is None else matrix * factor[..., None], count)
+        self.matrices.append(placed)
+        self.number += count
+        return self.number - count
+
+    def _place_bits(
+        self, matrix: BitPlanes, factor: Floats | None, count: int, blocks: NDArray[np.int64] | None
+    ) -> NDArray[np.void]:
+        planes, segments, units, cols = matrix.signs.shape
+        rows = segments // count * units
+        placed = np.zeros(count, MATRIX)
+        placed["rows"], placed["cols"], placed["offsets"] = rows, cols, NOWHERE
+        placed["tiles"], placed["groups"], _ = blocks_shape((1, rows, cols), planes, self.span)
+        given = matrix.scales.numpy()
+        pairing = pairing_of(given, int(placed["groups"][0]))
+        kept = given[::2] if pairing else given
+        placed["pairing"], placed["sums"] = pairing, len(kept)
+        if blocks is None:
+            blocks = self.put_blocks(
+                pack_signs(matrix.signs.numpy().reshape(planes, count, rows, cols), self.span)
+            )
+        placed["at"] = blocks
+        own = np.ones((segments, units), np.float32) if factor is None else factor
+        placed["scales"] = self.put_each((kept * own).reshape(-1, count, rows).swapaxes(0, 1))
+        if matrix.offset is not None:
+            placed["offsets"] = self.put_each((matrix.offset.numpy() * own).reshape(count, rows))
+        return placed
+
+    def _place_floats(self, dense: Floats, count: int) -> NDArray[np.void]:
+        segments, units, cols = dense.shape
+        rows = segments // count * units
+        tiles = -(-rows // LANES)
+        placed = np.zeros(count, MATRIX)
+        placed["tiles"], placed["rows"], placed["cols"] = tiles, rows, cols
+        placed["scales"] = placed["offsets"] = NOWHERE
+        padded = np.zeros((count, tiles * LANES, cols), np.float32)
+        padded[:, :rows] = dense.reshape(count, rows, cols)
+        placed["at"] = self.put_each(padded.reshape(count, tiles, LANES, cols).swapaxes(2, 3))
+        return placed
+
+
+def _place_matrices(builder: _Builder, row: Any, cell: PackedCell, config: Config, groups: int) -> None:
+    factors = cell.factors
+    given = {key: m.unpack() if isinstance(m, Bits) else m for key, m in cell.matrices.items()}
+    row["inner_ih"] = row["inner_hh"] = row["hr"] = NOWHERE
+    if config.rank is not None:
+        outer, inner = given["outer"], given["inner"]
+        row["outer_ih"] = builder.place(outer, factors.get("ih"))
+        row["outer_hh"] = builder.place(outer, factors.get("hh"), blocks=builder.matrices[-1]["at"])
+        features = inner.shape[-1] - config.output_size
+        row["inner_ih"] = builder.place(_columns(inner, slice(features)), None)
+        row["inner_hh"] = builder.place(_columns(inner, slice(features, None)), None)
+    else:
+        for key in ("ih", "hh"):
+            row[f"outer_{key}"] = builder.place(given[key], factors.get(key), groups)
+    if config.proj_size:
+        row["hr"] = builder.place(given["hr"], None)
+
+
+def _columns(matrix: BitPlanes | Floats, columns: slice) -> BitPlanes | Floats:
+    if not isinstance(matrix, BitPlanes):
+        return matrix[..., columns]
+    return BitPlanes(matrix.signs[..., columns], matrix.scales, matrix.offset)
+
+
+def _place_norms(builder: _Builder, row: Any, cell: PackedCell, config: Config, groups: int) -> None:
+    """Place what follows the moments, all shifts in one where they are only ever added."""
+    gates, units = config.gates, config.hidden_size // groups
+    one, zero = np.ones((1, groups * gates, units)), np.zeros((1, groups * gates, units))
+    sides = [cell.norms[key].affine() if key in cell.norms else (one, zero) for key in ("ih", "hh")]
+    steps = max(len(factor) for factor, _ in sides)
+    cell_norm = cell.norms.get("cell")
+    if cell_norm is not None:
+        sides.append(cell_norm.affine())
+        steps = max(steps, len(sides[2][0]))
+    sides = [(_to_steps(factor, steps), _to_steps(shift, steps)) for factor, shift in sides]
+    row["steps"] = steps
+    row["new_shift"] = row["factor_cell"] = row["shift_cell"] = NOWHERE
+    row["factor_ih"], row["factor_hh"] = builder.put(sides[0][0]), builder.put(sides[1][0])
+    shift, recurrent = sides[0][1].copy(), sides[1][1].copy()
+    if cell.bias is not None:
+        shift += cell.bias[: groups * gates]
+        if len(cell.bias) > groups * gates:
+            recurrent[:, -1] += cell.bias[-1]
+    if config.cell.separate:
+        # The reset gate stands between the two sides of the last gate.
+        row["new_shift"] = builder.put(recurrent[:, -1])
+        recurrent[:, -1] = 0
+    row["shift"] = builder.put(shift + recurrent)
+    if cell_norm is not None:
+        row["factor_cell"], row["shift_cell"] = (builder.put(array) for array in sides[2])
+    for key in ("ih", "hh", "cell"):
+        norm = cell.norms.get(key)
+        row[f"norm_{key}"], row[f"eps_{key}"] = _moments(norm), 0.0 if norm is None else norm.eps
+
+
+def _to_steps(array: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+    return array[np.minimum(np.arange(steps), len(array) - 1)]
+
+
+def _moments(norm: Norm | None) -> int:
+    if norm is None or norm.statistics == "batch":
+        return NO_NORM
+    return LAYER if norm.centered else RMS

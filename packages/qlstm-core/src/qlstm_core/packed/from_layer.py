@@ -1,0 +1,226 @@
+"""From a trained layer to a packed network: what it computes in ``eval()``, with its weights as bits."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qlstm_core.bitplanes import BitPlanes
+from qlstm_core.interfaces import Normalizer, Quantizer, acts_on_weights
+from qlstm_core.layers import FactorizedLSTM, RecurrentLayer
+from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
+from qlstm_core.layers.norm_contract import norm_obstacle
+from qlstm_core.layers.prepared import Path
+from qlstm_core.layers.weights import recompute
+from qlstm_core.packed.kernels.layout import MAX_COLUMNS
+from qlstm_core.packed.network import PACKED_CELLS, Bits, Config, Floats, Matrix, Network, Norm, PackedCell
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Return what rounding may have cost, of a row's largest weight."""
+    return max(1e-4, torch.finfo(dtype).eps)
+
+
+@torch.no_grad()
+def extract(layer: RecurrentLayer) -> Network:
+    """Return what ``layer`` computes in ``eval()``; the layer itself stays as it is.
+
+    Raises:
+        TypeError: no recurrent layer of this package, or a family whose cell or weights are none of those
+            that the kernels know.
+        ValueError: nothing is quantized; a quantizer or normaliser that cannot be packed; weights that are
+            not finite.
+    """
+    if not isinstance(layer, RecurrentLayer):
+        raise TypeError(
+            "pack takes an LSTM, GRU, FactorizedLSTM or GroupedLSTM of qlstm_core, "
+            f"got {type(layer).__name__}"
+        )
+    _check_cell(layer)
+    if not layer.quantizers:
+        raise ValueError(
+            "nothing to pack: every weight is full precision (quantizer='none'); choose a quantizer with few "
+            "bits, for example quantizer='bwn'"
+        )
+    if layer.state_quantizers:
+        name = type(next(iter(layer.state_quantizers.values()))).__name__
+        raise ValueError(f"state_quantizer {name} cannot be packed: only weights are; leave it at 'none'")
+    if any(parameter.is_meta for parameter in layer.parameters()):
+        raise ValueError(
+            "pack needs weights, but this layer is on the meta device, which has none: "
+            "layer.to_empty(device='cpu'), then load_state_dict"
+        )
+    # torch does not copy what a hook has computed, and which is as old as the last forward call.
+    computed = {id(t): t.detach() for t in vars(layer).values() if isinstance(t, Tensor) and not t.is_leaf}
+    frozen = copy.deepcopy(layer, computed).cpu().eval()
+    recompute(frozen)
+    cells = tuple(_cell(frozen, index, direction) for index, direction in frozen._cells())
+    network = Network(_config(frozen), cells)
+    for (index, direction), cell in zip(network.config.cells(), cells, strict=True):
+        _check_finite(cell, f"layer {index}, direction {direction}")
+    return network
+
+
+def _check_cell(layer: RecurrentLayer) -> None:
+    if layer.cell not in PACKED_CELLS.values():
+        raise TypeError(
+            f"{type(layer).__name__} has the cell {layer.cell.name!r}, which the kernels do not know; "
+            f"they know {' and '.join(PACKED_CELLS)}"
+        )
+
+
+def _config(layer: RecurrentLayer) -> Config:
+    return Config(
+        cell=layer.cell,
+        input_size=layer.input_size,
+        hidden_size=layer.hidden_size,
+        num_layers=layer.num_layers,
+        bias=layer.bias,
+        batch_first=layer.batch_first,
+        bidirectional=layer.bidirectional,
+        proj_size=layer.proj_size,
+        groups=tuple(layer._groups(index) for index in range(layer.num_layers)),
+        rank=layer.rank if isinstance(layer, FactorizedLSTM) else None,
+        labels=dict(layer._labels),
+    )
+
+
+def _cell(layer: RecurrentLayer, index: int, direction: int) -> PackedCell:
+    path = layer._path(index, direction)
+    suffix = f"_l{index}{'_reverse' if direction else ''}"
+    dense = layer.quantized_weights(index, direction)
+    matrices = {key: _matrix(layer, key, suffix, weight) for key, weight in dense.items()}
+    factors = {}
+    for key, linear in (("ih", path.input), ("hh", path.recurrent)):
+        reweighted = key + suffix in layer.normalizers and acts_on_weights(_norm(layer, key + suffix))
+        factor = _row_factor(layer, key, linear, dense, reweighted)
+        if reweighted:
+            factors[key] = factor
+    acting = {"ih": path.norm_ih, "hh": path.norm_hh, "cell": path.norm_cell}
+    norms = {key: _described(norm, path) for key, norm in acting.items() if norm is not None}
+    return PackedCell(matrices, factors, norms, _bias(path, layer))
+
+
+def _norm(layer: RecurrentLayer, key: str) -> Normalizer:
+    norm = layer.normalizers[key]
+    assert isinstance(norm, Normalizer)
+    return norm
+
+
+def _matrix(layer: RecurrentLayer, key: str, suffix: str, dense: Tensor) -> Matrix:
+    """Return one quantized weight as bit planes, or as it is where it has no quantizer."""
+    if key + suffix not in layer.quantizers:
+        return _floats(dense)
+    quantizer = layer.quantizers[key + suffix]
+    assert isinstance(quantizer, Quantizer)
+    name = f"quantizer {type(quantizer).__name__} of weight_{key}{suffix}"
+    if dense.shape[-1] > MAX_COLUMNS:
+        raise ValueError(f"weight_{key}{suffix} has {dense.shape[-1]} columns, at most {MAX_COLUMNS} fit")
+    if not torch.isfinite(dense).all():
+        raise ValueError(f"weight_{key}{suffix} holds values that are not finite")
+    weight = getattr(layer, f"weight_{key}{suffix}").detach().view(dense.shape)
+    curvature = getattr(layer, f"curvature_{key}{suffix}", None)
+    if not torch.isfinite(weight).all():  # rounding to levels may hide it
+        raise ValueError(f"weight_{key}{suffix} holds values that are not finite: the network has diverged")
+    try:
+        planes = quantizer.bitplanes(weight, None if curvature is None else curvature.view_as(weight))
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(f"{name} has no bit planes to pack: {error}") from error
+    planes = BitPlanes(
+        planes.signs, planes.scales.float(), None if planes.offset is None else planes.offset.float()
+    )
+    off = float((planes.dense().double() - dense.double()).abs().max())
+    if off > _tolerance(dense.dtype) * float(dense.abs().max()):
+        raise ValueError(
+            f"{name}: bitplanes() is off by {off:.2g} from what forward() returns in eval(); "
+            "`qlstm check` tells more"
+        )
+    return Bits.of(planes, fixed=quantizer.scales == 0)
+
+
+def _row_factor(
+    layer: RecurrentLayer, key: str, linear: LinearMap, dense: dict[str, Tensor], reweighted: bool
+) -> Floats:
+    """Return what the rows of the path's weight are multiplied with, ``(segments, units)``.
+
+    Raises:
+        TypeError: a linear map that is not made of the path's matrices.
+        ValueError: a normaliser of weights that does more than scale rows.
+    """
+    if isinstance(linear, Dense | Grouped) and set(dense) - {"hr"} == {"ih", "hh"}:
+        found, given = linear.weight, dense[key]
+    elif isinstance(linear, Dense | Factored) and isinstance(layer, FactorizedLSTM):
+        inner = layer._inner(key, dense)
+        found = linear.weight if isinstance(linear, Dense) else linear.outer @ linear.inner
+        given = dense["outer"] @ inner
+    else:
+        raise TypeError(
+            f"{type(layer).__name__} multiplies with a {type(linear).__name__} that the kernels do not know; "
+            "they know the weights of LSTM, GRU, FactorizedLSTM and GroupedLSTM"
+        )
+    tolerance = _tolerance(found.dtype)
+    found, given = found.double(), given.double()
+    square = given.square().sum(-1)
+    factor = (found * given).sum(-1) / torch.where(square > 0, square, torch.ones_like(square))
+    if not reweighted:
+        factor = torch.ones_like(factor)
+    off = (found - factor.unsqueeze(-1) * given).abs().amax(-1)
+    if bool((off > tolerance * found.abs().amax(-1)).any()):
+        name = type(layer.normalizers[f"{key}_l0"]).__name__ if reweighted else type(layer).__name__
+        raise ValueError(
+            f"{name} cannot be packed: it changes the quantized weight in a way that bits cannot follow; "
+            "a normaliser of weights may scale its rows, g_j · W_j, as 'weight' does"
+        )
+    return _floats(factor)
+
+
+def _described(norm: Normalizer, path: Path) -> Norm:
+    """Return a normaliser as data.
+
+    Raises:
+        ValueError: one that does not promise to compute what the contract of ``statistics`` says.
+    """
+    obstacle = norm_obstacle(norm, path)
+    if obstacle is not None:
+        raise ValueError(
+            f"normalizer {type(norm).__name__} cannot be packed: it {obstacle}; one may scale rows of the "
+            "weight, or declare statistics 'features' or 'batch' of activations, as 'layer' does"
+        )
+    assert norm.statistics is not None
+    running = None
+    if norm.statistics == "batch":
+        running = (_floats(norm.get_buffer("running_mean")), _floats(norm.get_buffer("running_var")))
+    values: Any = norm
+    bias = None if values.bias is None else _floats(values.bias)
+    return Norm(norm.statistics, norm.centered, float(values.eps), _floats(values.gain), bias, running)
+
+
+def _bias(path: Path, layer: RecurrentLayer) -> Floats | None:
+    """Return the biases, those added that are only ever added."""
+    if path.bias_ih is None:
+        return None
+    bias = path.bias_ih
+    if path.bias_hh is not None:
+        bias = bias + path.bias_hh
+        separate = [layer.cell.gates.index(gate) for gate in layer.cell.separate]
+        if separate:
+            bias[separate] = path.bias_ih[separate]
+            bias = torch.cat([bias, path.bias_hh[separate]])
+    return _floats(bias)
+
+
+def _floats(tensor: Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.detach().float().numpy()).copy()
+
+
+def _check_finite(cell: PackedCell, name: str) -> None:
+    arrays: dict[str, Any] = cell.tensors()
+    for key, matrix in cell.matrices.items():
+        arrays[f"weight_{key}"] = matrix.scales if isinstance(matrix, Bits) else matrix
+    for key, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: {key} holds values that are not finite: the network has diverged")

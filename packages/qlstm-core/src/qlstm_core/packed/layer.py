@@ -1,0 +1,416 @@
+"""Packed recurrent networks: what :func:`pack` returns, and how they are called."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from qlstm_core.layers import RecurrentLayer
+from qlstm_core.layers.border import watched
+from qlstm_core.layers.call import SequenceCall, bare
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
+from qlstm_core.layers.checks import check_features, check_state, check_tokens
+from qlstm_core.packed import file_format
+from qlstm_core.packed.engine.kernel_calls import bind, resolve
+from qlstm_core.packed.engine.loop import run
+from qlstm_core.packed.engine.program import Program, build
+from qlstm_core.packed.from_layer import extract
+from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, outweighed
+from qlstm_core.packed.kernels.choose import choose
+from qlstm_core.packed.kernels.layout import aligned
+from qlstm_core.packed.network import Bits, Network
+from qlstm_core.packed.stream import Stream
+
+Array = Tensor | NDArray[Any]
+
+
+def default_activation_bits(network: Network) -> int:
+    """Return the fastest tables whose error over a hundred steps stays near 1e-3.
+
+    12 bits, but 16 where a normaliser computes moments of the features: dividing by them lets errors grow
+    from step to step.
+    """
+    norms = (norm for cell in network.cells for norm in cell.norms.values())
+    return 16 if any(norm.statistics == "features" for norm in norms) else 12
+
+
+_CPU = torch.device("cpu")
+_NO_TOKENS = np.zeros(0, np.int64)
+
+
+class _Room(threading.local):
+    """Memory that a thread's calls compute in: fresh pages for each would cost more than a short sequence."""
+
+    most_kept = 2**22
+    kept = aligned((0,), np.uint8)
+
+    def of(self, size: int) -> NDArray[np.uint8]:
+        """Return at least ``size`` bytes, of any content; up to 4 MiB are kept for the next call."""
+        if size <= len(self.kept):
+            return self.kept
+        room = aligned((size,), np.uint8)
+        if size <= self.most_kept:
+            self.kept = room
+        return room
+
+
+_ROOM = _Room()
+
+
+class PackedLayer(SequenceCall):
+    """A recurrent network with its weights as bits, ready to run on the CPU.
+
+    Args:
+        network: its content.
+        activation_bits: bits of a table entry, the sum of four activations: 8, 12 or 16; default:
+            :func:`default_activation_bits`.
+
+    Attributes:
+        network: the content.
+        batch_first: whether a padded batch comes before its steps.
+        activation_bits: of the tables.
+        kernel: name of the kernel that runs, see :func:`qlstm_core.packed.kernels.choose.choose`.
+    """
+
+    cell: ClassVar[Cell]
+
+    def __init__(self, network: Network, activation_bits: int | None = None) -> None:
+        self.network = network
+        self.batch_first = network.config.batch_first
+        bits = default_activation_bits(network) if activation_bits is None else activation_bits
+        self.activation_bits = bits
+        kernel = choose()
+        self.kernel = kernel.name
+        self._program: Program = build(network, self.activation_bits, kernel.span)
+        p = self._program
+        record, self._functions = bind(kernel, self.activation_bits, p.pairings)
+        self._looked = not any(
+            isinstance(network.cells[0].matrices.get(key), Bits) for key in ("ih", "inner")
+        )
+        self._arrays = (self.cell is GRU_CELL, record, p.cells, p.matrices, p.blocks, p.floats)
+
+    def __call__(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
+        """Run whole sequences; shapes, states and errors as of the layer that was packed.
+
+        Args:
+            x: float32, ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``), ``(T,
+                input_size)`` unbatched, or a ``PackedSequence``; or integer tokens (int32 or int64) without
+                the last dimension, which stand for one-hot vectors. A torch tensor on the CPU or a NumPy
+                array.
+            state: ``(h_0, c_0)`` of an LSTM, ``h_0`` of a GRU; zeros when ``None``.
+
+        Returns:
+            Output of the last layer and the final state, as tensors where ``x`` is one, else as arrays.
+
+        Raises:
+            ValueError, RuntimeError: shapes, dtypes and tokens that do not fit, as the layer raises.
+        """
+        if isinstance(state, Stream) and state.steps and self._program.cells["steps"].max() > 1:
+            raise ValueError(
+                "a whole sequence counts its steps from 0, and batch statistics are kept for each step: go "
+                "on with step(), or begin anew from tuple(state)"
+            )
+        states = _states(state)
+        given = x._replace(data=_tensor(x.data)) if isinstance(x, PackedSequence) else _tensor(x)
+        output, final = self._call(given, states)
+        if isinstance(x, np.ndarray):
+            return output.numpy(), bare(tuple(s.numpy() for s in final))
+        return output, bare(final)
+
+    def rounding_error(self, x: Array | PackedSequence, state: Any = None) -> float:
+        """Measure what rounding activations to ``activation_bits`` costs for an input.
+
+        It is 1e-3 or less for most inputs, but no property of the network: a feature that is a thousand times
+        larger than the others leaves few bits for them. Scale such features, or pack with more bits.
+
+        Args:
+            x, state: as for a call.
+
+        Returns:
+            ``‖y − exact‖ / ‖exact‖`` of the outputs, the exact ones with the same weights as float32.
+        """
+        exact = type(self)(self.network.with_floats(), self.activation_bits)
+        found, wanted = (_values(packed(x, state)[0]) for packed in (self, exact))
+        return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the network as stored: those of the file up to its header."""
+        return file_format.nbytes(self.network)
+
+    def save(self, file: file_format.Target) -> None:
+        """Write the network to a file.
+
+        Args:
+            file: a path, by custom ``….safetensors``, where the file will be whole or not at all and replaces
+                one that exists; or a binary file that is open for writing, such as ``io.BytesIO()``.
+        """
+        file_format.save(self.network, file, self.activation_bits)
+
+    @classmethod
+    def load(cls, file: file_format.Target, activation_bits: int | None = None) -> Self:
+        """Read a network that :meth:`save` wrote; nothing in the file is executed.
+
+        Args:
+            file: a path, or a binary file that is open for reading.
+            activation_bits: 8, 12 or 16; default: as saved.
+
+        Raises:
+            PackedFileError: a file that is truncated, altered, of a later version or inconsistent, or that
+                holds a network of the other cell.
+            OSError: a file that cannot be read.
+        """
+        network, saved = file_format.load(file)
+        if _CLASSES[network.config.cell] is not cls and cls is not PackedLayer:
+            found = _CLASSES[network.config.cell].__name__
+            name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the file"
+            raise file_format.PackedFileError(f"{name}: holds a {found}, not a {cls.__name__}")
+        kind: Any = _CLASSES[network.config.cell]
+        loaded: Self = kind(network, saved if activation_bits is None else activation_bits)
+        return loaded
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.network, self.activation_bits)
+
+    def step(self, x: Array, state: Any = None) -> tuple[Any, Stream]:
+        """Run one step of a stream, without allocating anything.
+
+        Example::
+
+            state = None
+            for x_t in stream:
+                y_t, state = packed.step(x_t, state)
+
+        Args:
+            x: float32 ``(B, input_size)``, or ``(input_size,)`` unbatched; or integer tokens ``(B,)`` or
+                ``()``.
+            state: what the step before returned; to begin, ``None`` for zeros or a state as a whole sequence
+                takes and returns it, which is copied.
+
+        Returns:
+            The output, ``(B, output_size)`` or ``(output_size,)``, in memory that the next step of the same
+            stream overwrites; and the state, the same object at every step.
+
+        Raises:
+            ValueError: a bidirectional network; shapes, dtypes and tokens that do not fit.
+        """
+        tensor = isinstance(x, Tensor)
+        array: NDArray[Any] = _tensor(x).numpy() if tensor else np.asarray(x)
+        if not isinstance(state, Stream):
+            state = self._begin(array, state)
+        elif state.program is not self._program:
+            self._take_over(state)
+        self._run(*state.take(array))
+        state.steps += 1
+        return (state.y_tensor if tensor else state.y), state
+
+    def stream(self, state: Any, steps: int = 0) -> Stream:
+        """Return a stream that goes on from a saved state, for :meth:`step`.
+
+        Example::
+
+            h, c = state                            # of a stream, copied
+            again = packed.stream((h, c), state.steps)
+
+        Args:
+            state: ``(h, c)`` of an LSTM, ``h`` of a GRU, with a batch dimension or without; copied.
+            steps: how many steps led to it. They count where batch statistics are kept for each step.
+
+        Raises:
+            ValueError, RuntimeError: a bidirectional network; shapes that do not fit; negative steps.
+        """
+        given = _states(state)
+        if given is None:
+            raise ValueError("a stream without a state begins with step(x, None)")
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"steps must be an integer from 0, got {steps!r}")
+        batched = given[0].dim() != 2
+        if not batched:
+            given = tuple(s.unsqueeze(1) for s in given)
+        return self._bound(given, given[0].shape[1] if given[0].dim() == 3 else 0, batched, steps)
+
+    def _begin(self, x: NDArray[Any], state: Any) -> Stream:
+        features = 1 if np.issubdtype(x.dtype, np.floating) else 0
+        if x.ndim not in (features, features + 1):
+            raise ValueError(
+                f"a step has {features} dimensions, or {features + 1} with a batch, got {x.ndim}"
+            )
+        batched = x.ndim > features
+        if features and x.size and not self._looked:
+            self._look(x.reshape(-1, x.shape[-1]), stacklevel=4)
+        given = _states(state)
+        if given is not None and not batched:
+            given = tuple(s.unsqueeze(1) for s in given)
+        return self._bound(given, len(x) if batched else 1, batched)
+
+    def _bound(self, state: tuple[Tensor, ...] | None, batch: int, batched: bool, steps: int = 0) -> Stream:
+        if self.network.config.bidirectional:
+            raise ValueError("a bidirectional network needs whole sequences: there is no step")
+        stream = Stream(*self._start(state, batch), batched, steps)
+        stream.bind(self._program, self._arrays)
+        return stream
+
+    def _take_over(self, stream: Stream) -> None:
+        """Bind a copy of a stream, which may come from a file, to this network."""
+        if stream.program is not None:
+            raise ValueError(
+                "the state belongs to another packed network; begin with state=None, or go on from a copy, "
+                "state.clone()"
+            )
+        own = self.stream(tuple(stream), stream.steps)
+        stream.__dict__.update(own.__dict__)
+
+    @cached_property
+    def _run(self) -> Callable[..., None]:
+        """The engine for any arguments: sizes differ, types do not."""
+        example = Stream(*self._start(None, 1), batched=True)
+        example.bind(self._program, self._arrays)
+        return resolve(run, example.take(np.zeros((1, self.network.config.input_size), np.float32)))
+
+    def _look(self, x: NDArray[np.float32], stacklevel: int) -> None:
+        """Warn, at the first call with vectors only, where one feature leaves few bits for the others."""
+        self._looked = True
+        hint = outweighed(x, ENTRY_LIMIT[self.activation_bits])
+        if hint:
+            more = "" if self.activation_bits == 16 else ", or pack(layer, activation_bits=16)"
+            warnings.warn(
+                f"{hint} in {self.activation_bits}-bit tables: scale the features alike{more}; "
+                "rounding_error(x) measures what it costs",
+                stacklevel=stacklevel,
+            )
+
+    def _check_input(self, x: Tensor, tokens: bool, packed: bool) -> None:
+        if tokens:
+            check_tokens(x, self.network.config.input_size)
+        else:
+            size = self.network.config.input_size
+            check_features(x, torch.float32, size, packed, convertible=False)
+
+    def _rows(
+        self, x: Tensor, state: tuple[Tensor, ...] | None, batch_sizes: list[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        config = self.network.config
+        batch, rows = batch_sizes[0], len(x)
+        h, c = self._start(state, batch)
+        y = np.empty((rows, config.output_size * config.directions), np.float32)
+        sizes = np.array(batch_sizes, np.int64)
+        starts = np.cumsum(sizes) - sizes
+        places, size = self._program.places(batch, rows)
+        inputs = _inputs(x, config.input_size)
+        if not self._looked and len(inputs[0]):
+            self._look(inputs[0], stacklevel=6)
+        self._run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, _ROOM.of(size), places)
+        return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.cell.states)])
+
+    def _shapes(self, batch: int) -> list[tuple[int, int, int]]:
+        config = self.network.config
+        cells = len(self.network.cells)
+        return [(cells, batch, config.output_size), (cells, batch, config.hidden_size)][
+            : len(self.cell.states)
+        ]
+
+    def _start(self, state: tuple[Tensor, ...] | None, batch: int) -> tuple[Any, Any]:
+        """Return copies of the initial state; c of a GRU has no features."""
+        shapes = self._shapes(batch)
+        if state is None:
+            arrays = [np.zeros(shape, np.float32) for shape in shapes]
+        else:
+            check_state(type(self).__name__, state, shapes, torch.float32, _CPU)
+            arrays = [np.array(s.detach().numpy(), order="C") for s in state]
+        if len(arrays) == 1:
+            arrays.append(np.zeros((shapes[0][0], batch, 0), np.float32))
+        return arrays[0], arrays[1]
+
+
+class PackedLSTM(PackedLayer):
+    """An LSTM of any form with its weights as bits; see :func:`pack`."""
+
+    cell = LSTM_CELL
+
+
+class PackedGRU(PackedLayer):
+    """A GRU with its weights as bits; see :func:`pack`."""
+
+    cell = GRU_CELL
+
+
+_CLASSES: dict[Cell, type[PackedLayer]] = {cls.cell: cls for cls in (PackedLSTM, PackedGRU)}
+
+
+def packed_layer(network: Network, activation_bits: int | None = None) -> PackedLayer:
+    """Return the network ready to run, as the class of its cell."""
+    return _CLASSES[network.config.cell](network, activation_bits)
+
+
+def load_packed(file: file_format.Target, activation_bits: int | None = None) -> PackedLayer:
+    """Read a packed network of either cell; see :meth:`PackedLayer.load`."""
+    return PackedLayer.load(file, activation_bits)
+
+
+def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLayer:
+    """Pack a trained layer: what it computes in ``eval()``, with quantized weights as bits.
+
+    Normalisers are folded in; the layer stays as it is.
+
+    Example::
+
+        packed = pack(LSTM(50, 512, quantizer="bwn", normalizer="layer"))
+        y, state = packed(torch.randn(100, 1, 50))
+
+    Args:
+        layer: an LSTM, GRU, FactorizedLSTM or GroupedLSTM with at least one quantized weight.
+        activation_bits: bits of a table entry: 8 is fastest, 16 most precise; default: 12, or 16
+            where a normaliser computes moments of the features. What suffices depends on the input, which is
+            not known here: the first call warns where one feature outweighs all others, and
+            :meth:`PackedLayer.rounding_error` measures.
+
+    Returns:
+        A :class:`PackedLSTM`, or a :class:`PackedGRU`.
+
+    Raises:
+        TypeError: no layer of these families.
+        ValueError: a quantizer or normaliser that cannot be packed, naming it and what can; weights that are
+            not finite; another ``activation_bits``.
+    """
+    return packed_layer(extract(layer), activation_bits)
+
+
+def _states(state: Any) -> tuple[Tensor, ...] | None:
+    if state is None:
+        return None
+    given = (state,) if isinstance(state, Tensor | np.ndarray) else tuple(state)
+    return tuple(_tensor(s) for s in given)
+
+
+def _values(output: Any) -> NDArray[np.float64]:
+    return np.asarray(output.data if isinstance(output, PackedSequence) else output, np.float64)
+
+
+def _tensor(x: Any) -> Tensor:
+    """Return a tensor on the CPU, without gradient, that shares memory where it can."""
+    if (observer := watched()) is not None:
+        raise TypeError(f"packed networks are no operators of torch, and {observer}: call them outside of it")
+    if isinstance(x, np.ndarray):
+        return torch.from_numpy(x if x.flags.writeable and x.flags.c_contiguous else x.copy())
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected a torch tensor or a NumPy array, got {type(x).__name__}")
+    if not x.is_cpu:
+        raise ValueError(f"packed networks run on the CPU, got a tensor on {x.device}: use .cpu()")
+    return x.detach() if x.requires_grad else x
+
+
+def _inputs(x: Tensor, features: int) -> tuple[Any, Any]:
+    """Return vectors and tokens, one of them without rows."""
+    if x.is_floating_point():
+        return np.ascontiguousarray(x.float().numpy()), _NO_TOKENS
+    return np.empty((0, features), np.float32), np.ascontiguousarray(x.numpy(), np.int64)

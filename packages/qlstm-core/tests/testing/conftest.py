@@ -1,6 +1,0 @@
-"""Lets tests import the modules beside them under importlib mode."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
