@@ -1,4 +1,4 @@
-"""What the fused path saves, and derivatives beyond the first: they come from the readable loop."""
+"""What the fused route saves, and derivatives beyond the first: they come from the readable loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused path computes what the loop does: outputs, states, every gradient, running statistics.
+"""The fused route computes what the loop does: outputs, states, every gradient, running statistics.
 
 Its steps run by Numba's kernels on CPUs and by torch's operations elsewhere; here by both. Chunks, and the
 width of an input from which its product is kept, are as small as the shapes, so that every path is taken.

@@ -1,4 +1,4 @@
-"""The fused path in several threads computes what it does in one, however the threads come."""
+"""The fused route in several threads computes what it does in one, however the threads come."""
 
 from __future__ import annotations
 

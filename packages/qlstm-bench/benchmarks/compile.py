@@ -46,7 +46,7 @@ Figures = dict[tuple[str, str], float]
 
 
 class FirstCall:
-    """A first training step on the fused path; a first packed sequence. Each in a process of its own."""
+    """A first training step on the fused route; a first packed sequence. Each in a process of its own."""
 
     params = (tuple(CALLS), ("cold", "cached"))
     param_names = ("call", "cache on disk")

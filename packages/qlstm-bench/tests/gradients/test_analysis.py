@@ -91,7 +91,7 @@ def test_recurrent_matrices_are_what_the_layer_multiplies_with(layer_class: type
     assert len(plain) == len(quantized) == 4
     assert plain[0].shape == (4, 6, 6)
     h = torch.randn(1, 6)
-    expected = layer._path(1, 1).recurrent(h)
+    expected = layer.prepared_cell(1, 1).recurrent(h)
     if layer_class is GroupedLSTM:  # (groups · gates, rows), and zeros between the groups
         expected = expected.view(1, 2, 4, 3).transpose(1, 2).reshape(1, 4, 6)
         assert bool((quantized[3][:, :3, 3:] == 0).all())

@@ -146,7 +146,7 @@ def plain_normalized(name: str, x: Tensor, gain: Tensor, bias: Tensor | float, e
 def test_norms_of_normalised_cells_equal_plain_autograd(
     cell: type[RecurrentLayer], normalizer: str, quantizer: str
 ) -> None:
-    """Both states, of layers that train on the fused path or torch's own operator."""
+    """Both states, of layers that train on the fused route or torch's own operator."""
     torch.manual_seed(0)
     layer = cell(3, 5, quantizer=quantizer, normalizer=normalizer, dtype=torch.float64)
     with torch.no_grad():

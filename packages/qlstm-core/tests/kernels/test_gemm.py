@@ -1,4 +1,4 @@
-"""The products of the fused path against torch's, over shapes that fill tiles and panels and that do not."""
+"""The products of the fused route against torch's, over shapes that fill tiles and panels and that do not."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_factorized_of_full_rank_equals_lstm(case: Case) -> None:
     lstm = LSTM(case.input_size, case.hidden_size, **case.options)
     rank = min(4 * lstm.hidden_size, lstm.input_size + lstm.output_size)
     factorized = FactorizedLSTM(case.input_size, case.hidden_size, **case.options, rank=rank)
-    for layer, direction in lstm._cells():
+    for layer, direction in lstm.layer_directions():
         suffix = f"_l{layer}{'_reverse' if direction else ''}"
         both = torch.cat(
             [lstm.get_parameter(f"weight_{key}{suffix}").detach() for key in ("ih", "hh")], 1
@@ -150,7 +150,7 @@ def test_factorized_starts_with_an_lstms_variance() -> None:
 
 def copy_group(small: LSTM, grouped: GroupedLSTM, group: int) -> None:
     """Give ``small`` the parameters of one group."""
-    for layer, direction in grouped._cells():
+    for layer, direction in grouped.layer_directions():
         suffix = f"_l{layer}{'_reverse' if direction else ''}"
         rows = slice(group * 4 * small.hidden_size, (group + 1) * 4 * small.hidden_size)
         for key in ("weight_ih", "weight_hh", "bias_ih"):

@@ -93,8 +93,8 @@ def test_dropout_between_layers() -> None:
 def single_layers(layer: LSTM, **options: Any) -> list[LSTM]:
     """Return layers of one layer in one direction each, with the parameters of those of ``layer``."""
     singles = []
-    for k, direction in layer._cells():
-        single = LSTM(layer._layer_input_size(k), layer.hidden_size, **options)
+    for k, direction in layer.layer_directions():
+        single = LSTM(layer.layer_input_size(k), layer.hidden_size, **options)
         suffix = f"_l{k}{'_reverse' if direction else ''}"
         for name, parameter in single.named_parameters():
             parameter.data = layer.get_parameter(name.replace("_l0", suffix)).data
@@ -291,7 +291,7 @@ def test_recorded_gates_are_those_that_made_the_states() -> None:
         state = trace.initial
         assert torch.equal(torch.stack(state), initial[:, direction])
         for count, t in enumerate(order):
-            expected = trace.path.norm_hh(trace.path.recurrent(state[0]), count)
+            expected = trace.prepared.norm_hh(trace.prepared.recurrent(state[0]), count)
             torch.testing.assert_close(trace.r[t], expected)
             state = layer.cell.step(trace.x[t], trace.r[t], *state)
             torch.testing.assert_close((trace.h[t], trace.c[t]), state)
@@ -311,5 +311,5 @@ def test_loop_is_taken_where_torch_has_no_operator() -> None:
     layer = LSTM(3, 4, quantizer=Sign(), normalizer=StepGain())
     x = torch.randn(5, 2, 3)
     zeros = torch.zeros(2, 4)
-    expected, _ = run_loop(layer._path(0, 0), x.flatten(0, 1), (zeros, zeros), [2] * 5)
+    expected, _ = run_loop(layer.prepared_cell(0, 0), x.flatten(0, 1), (zeros, zeros), [2] * 5)
     torch.testing.assert_close(layer(x)[0].flatten(0, 1), expected)

@@ -30,7 +30,7 @@ def reference(layer: RecurrentLayer) -> RecurrentLayer:
     """The layer in eval() and float64, with the weights as its quantizers give them in float32."""
     exact = copy.deepcopy(layer).eval()
     with torch.no_grad():
-        for index, direction in exact._cells():
+        for index, direction in exact.layer_directions():
             suffix = f"_l{index}{'_reverse' if direction else ''}"
             for key, weight in exact.quantized_weights(index, direction).items():
                 exact.get_parameter(f"weight_{key}{suffix}").copy_(weight.flatten(0, 1))

@@ -34,7 +34,7 @@ INTEGERS = (torch.int64, torch.int32, torch.uint8, torch.bool)
 
 
 class Centred(Normalizer):
-    """Layer normalisation as the contract writes it, so that the fused path takes it."""
+    """Layer normalisation as the contract writes it, so that the fused route takes it."""
 
     statistics = "features"
     eps = 1e-5

@@ -17,7 +17,7 @@ TRAIN_HELP = """Time a training step with each normaliser, beside torch.nn.LSTM 
 
 A step is the forward and backward pass of one layer. Everything is measured by turns in one run; a ratio is
 the median, over the rounds, of the duration over torch.nn.LSTM's in the same round. "path" is the way the
-layer takes: torch's own operator, the fused path, or the loop.
+layer takes: torch's own operator, the fused route, or the loop.
 
 \b
 Examples:

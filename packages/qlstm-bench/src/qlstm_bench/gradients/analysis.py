@@ -204,7 +204,7 @@ def recurrent_matrices(layer: RecurrentLayer, *, quantized: bool) -> list[Tensor
     with torch.random.fork_rng(devices=devices), record_states(bare) as traces:
         x = weight.new_zeros(1, 1, layer.input_size)
         bare(x)
-        return [Unrolled.matrices_of(trace.path, trace.h[0]) for trace in traces]
+        return [Unrolled.matrices_of(trace.prepared, trace.h[0]) for trace in traces]
 
 
 def _gate_summaries(

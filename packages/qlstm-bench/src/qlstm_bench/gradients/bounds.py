@@ -125,7 +125,7 @@ def lstm_lambdas(unrolled: Unrolled) -> Lambdas:
     u = unrolled
     one = u.dh.new_ones(())
     norms = spectral_norms(u.directions)
-    project = one if u.path.projection is None else spectral_norms(u.path.projection.detach())
+    project = one if u.prepared.projection is None else spectral_norms(u.prepared.projection.detach())
     kappa = one if u.cell_norm is None else u.cell_norm.stretch.amax(-1)
     gamma = u.largest(u.c_before)
     quarter = torch.full_like(gamma, 0.25)

@@ -49,7 +49,7 @@ class LSTMChainRule:
         )
 
     def _emitted(self, dh: Tensor) -> Tensor:
-        projection = self._unrolled.path.projection
+        projection = self._unrolled.prepared.projection
         return dh if projection is None else dh @ projection.detach()
 
     def to_hidden(self, dh: Tensor, dc: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class LSTMChainRule:
         norm = self._unrolled.cell_norm
         if norm is None:
             return reached
-        return norm.pull_back(reached.unflatten(-1, (self._unrolled.path.groups, -1))).flatten(2)
+        return norm.pull_back(reached.unflatten(-1, (self._unrolled.prepared.groups, -1))).flatten(2)
 
     def back(self, dh: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
         """Return what reaches ``(h_{k−1}, c_{k−1})`` of what arrives at ``(h_k, c_k)``."""
@@ -119,7 +119,7 @@ def known_cell(unrolled: Unrolled) -> Cell:
     Raises:
         GradientAnalysisError: another cell.
     """
-    cell = unrolled.path.cell
+    cell = unrolled.prepared.cell
     if cell not in CHAIN_RULES:
         names = " and ".join(known.name.upper() for known in CHAIN_RULES)
         raise GradientAnalysisError(f"gradient bounds are known for the cells {names} alone, not {cell.name}")

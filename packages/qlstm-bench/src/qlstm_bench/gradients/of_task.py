@@ -28,9 +28,7 @@ def task_gradients(task: Task, model: nn.Module, seed: int) -> list[StateGradien
         model: any model of the task.
         seed: of the copy's random choices.
     """
-    measured = copy.deepcopy(model).double().train()
-    with _seeded(measured, seed):
-        return state_gradients(task.recurrent(measured), lambda: task.final_step_loss(measured))
+    return _gradients(task, _copy(model), seed)
 
 
 def task_gradient_norms(task: Task, model: nn.Module, seed: int) -> list[StateGradientNorms]:
@@ -42,6 +40,15 @@ def task_gradient_norms(task: Task, model: nn.Module, seed: int) -> list[StateGr
         seed: of the random choices of the copy that is measured.
     """
     return [gradients.norms() for gradients in task_gradients(task, model, seed)]
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).double().train()
+
+
+def _gradients(task: Task, measured: nn.Module, seed: int) -> list[StateGradients]:
+    with _seeded(measured, seed):
+        return state_gradients(task.recurrent(measured), lambda: task.final_step_loss(measured))
 
 
 @contextmanager
@@ -63,8 +70,8 @@ def analyze_task(task: Task, model: nn.Module, seed: int, *, both_sides: bool = 
         seed: of the copy's random choices.
         both_sides: whether to compute both sides of the inequality; λ1 and λ2 alone cost less.
     """
-    measured = copy.deepcopy(model).double().train()
-    return analyze_gradients(task.recurrent(measured), task_gradients(task, measured, seed), both_sides)
+    measured = _copy(model)
+    return analyze_gradients(task.recurrent(measured), _gradients(task, measured, seed), both_sides)
 
 
 def measure_stability(

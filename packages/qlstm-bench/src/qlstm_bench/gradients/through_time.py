@@ -38,7 +38,7 @@ class StateGradients:
 def state_gradients(layer: RecurrentLayer, loss: Callable[[], Tensor]) -> list[StateGradients]:
     """Return the gradient of a loss with respect to every state, for every layer and direction.
 
-    For this one call the layer runs its readable loop, whatever faster path it takes otherwise.
+    For this one call the layer runs its readable loop, whatever faster route it takes otherwise.
 
     Args:
         layer: the recurrent layer that ``loss`` runs once.

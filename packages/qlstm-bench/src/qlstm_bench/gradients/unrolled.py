@@ -11,8 +11,9 @@ from qlstm_bench.gradients.normalization import GradientAnalysisError, Normaliza
 from qlstm_bench.gradients.through_time import StateGradients, vector_norms
 from qlstm_core import Normalizer, RecurrentLayer
 from qlstm_core.interfaces import acts_on_weights
-from qlstm_core.layers.prepared import Path
+from qlstm_core.layers.prepared import PreparedCell
 from qlstm_core.layers.sequence import quantize_state
+from qlstm_core.layers.weights import suffix_of
 
 
 class Unrolled:
@@ -25,7 +26,7 @@ class Unrolled:
         gradients: from :func:`qlstm_bench.gradients.state_gradients`.
 
     Attributes:
-        path: quantized weights, normalisers, biases.
+        prepared: quantized weights, normalisers, biases.
         quantized: whether a quantizer acts on the recurrent weights.
         reweighted: whether a normaliser does.
 
@@ -40,8 +41,8 @@ class Unrolled:
                 "gradient bounds are for sequences of one length, got some that end before others"
             )
         self._gradients = gradients
-        self.path = trace.path
-        suffix = f"_l{trace.layer}{'_reverse' if trace.direction else ''}"
+        self.prepared = trace.prepared
+        suffix = suffix_of(trace.layer, trace.direction)
         norm = dict(layer.normalizers.items()).get(f"hh{suffix}")
         self.quantized = any(f"{key}{suffix}" in layer.quantizers for key in ("hh", "inner", "outer"))
         self.reweighted = isinstance(norm, Normalizer) and acts_on_weights(norm)
@@ -97,23 +98,23 @@ class Unrolled:
     @property
     def gates(self) -> str:
         """The gates' letters, in their order."""
-        return self.path.cell.gates
+        return self.prepared.cell.gates
 
     @cached_property
     def matrices(self) -> Tensor:
         """The recurrent matrices as they act, quantized and reweighted: ``(gates, hidden, out)``."""
-        return self.matrices_of(self.path, self.dh)
+        return self.matrices_of(self.prepared, self.dh)
 
     @staticmethod
-    def matrices_of(path: Path, h: Tensor) -> Tensor:
-        """Return the matrices of a path's recurrent product, ``(gates, hidden, out)``.
+    def matrices_of(prepared: PreparedCell, h: Tensor) -> Tensor:
+        """Return the matrices of a cell's recurrent product, ``(gates, hidden, out)``.
 
         Args:
-            path: the layer in one direction.
+            prepared: the layer in one direction.
             h: any hidden state, ``(…, out)``, for its size, dtype and device.
         """
-        columns = path.recurrent(torch.eye(h.shape[-1], dtype=h.dtype, device=h.device))
-        return _regroup(columns.detach(), path.groups).permute(1, 2, 0)
+        columns = prepared.recurrent(torch.eye(h.shape[-1], dtype=h.dtype, device=h.device))
+        return _regroup(columns.detach(), prepared.groups).permute(1, 2, 0)
 
     @cached_property
     def lengths(self) -> Tensor | None:
@@ -130,22 +131,22 @@ class Unrolled:
 
     @cached_property
     def recurrent_norm(self) -> Normalization | None:
-        """The normaliser of the recurrent path, where it acts on pre-activations."""
-        if self.path.norm_hh is None:
+        """The normaliser of the recurrent side, where it acts on pre-activations."""
+        if self.prepared.norm_hh is None:
             return None
         with torch.no_grad():
             h = self.h_before.flatten(0, 1)
-            if self.path.state_quantizer is not None:
-                h = quantize_state(self.path.state_quantizer, h)
-            products = self.path.recurrent(h).unflatten(0, self.h_before.shape[:2])
-        return Normalization.of(self.path.norm_hh, products)
+            if self.prepared.state_quantizer is not None:
+                h = quantize_state(self.prepared.state_quantizer, h)
+            products = self.prepared.recurrent(h).unflatten(0, self.h_before.shape[:2])
+        return Normalization.of(self.prepared.norm_hh, products)
 
     @cached_property
     def cell_norm(self) -> Normalization | None:
         """The normaliser of the cell state, whose one gate is that of the output."""
-        if self.path.norm_cell is None:
+        if self.prepared.norm_cell is None:
             return None
-        return Normalization.of(self.path.norm_cell, self.c.unflatten(-1, (self.path.groups, -1)))
+        return Normalization.of(self.prepared.norm_cell, self.c.unflatten(-1, (self.prepared.groups, -1)))
 
     @property
     def couples(self) -> bool:
@@ -159,7 +160,7 @@ class Unrolled:
             dr: ``∂ξ/∂r``, the gradient of the recurrent side of the gates, ``(T, batch, gates, hidden)``.
         """
         if self.recurrent_norm is not None:
-            groups = self.path.groups
+            groups = self.prepared.groups
             dr = _regroup(self.recurrent_norm.pull_back(_ungroup(dr, groups)), groups)
         return dr.flatten(2) @ self.matrices.flatten(0, 1)
 
@@ -174,7 +175,7 @@ class Unrolled:
             stretch = stretch * self.lengths.amax(-1)
         if self.recurrent_norm is not None:
             by_group = self.recurrent_norm.stretch
-            stretch = stretch * by_group.unflatten(-1, (self.path.groups, -1)).amax(-2)
+            stretch = stretch * by_group.unflatten(-1, (self.prepared.groups, -1)).amax(-2)
         return stretch
 
     def gain_and_sigma(self) -> tuple[Tensor, Tensor]:
@@ -183,7 +184,7 @@ class Unrolled:
         norm = self.recurrent_norm
         if norm is None:
             return (nothing if self.lengths is None else self.lengths.mean(-1)), nothing
-        groups = (self.path.groups, -1)
+        groups = (self.prepared.groups, -1)
         gain = norm.gain.abs().unflatten(0, groups).mean((0, 2))
         sigma = norm.sigma.movedim(2, 0).unflatten(0, groups).transpose(0, 1).flatten(1).median(-1).values
         return gain, sigma

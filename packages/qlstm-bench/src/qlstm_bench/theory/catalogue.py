@@ -9,16 +9,16 @@ from qlstm_bench.theory.experiment import Experiment, TheoryError
 from qlstm_core.plugins.errors import suggest
 
 EXPERIMENTS: Mapping[str, str] = {
-    "least-squares": "convex:LeastSquares",
-    "logistic": "convex:Logistic",
-    "binary-connect-floor": "binary_connect:BinaryConnectFloor",
-    "binary-connect-trap": "binary_connect:BinaryConnectTrap",
-    "toy-histograms": "nonconvex:ToyHistograms",
-    "markov": "markov:MarkovLimit",
-    "rounding-adam": "rounding_adam:RoundingAdam",
-    "batch-norm-gradient": "batch_norm:BatchNormGradient",
-    "gradient-variance": "variance:GradientVariance",
-    "ternary-variance": "ternary_variance:TernaryVariance",
+    "least-squares": "rounded_training.convex:LeastSquares",
+    "logistic": "rounded_training.convex:Logistic",
+    "binary-connect-floor": "rounded_training.binary_connect:BinaryConnectFloor",
+    "binary-connect-trap": "rounded_training.binary_connect:BinaryConnectTrap",
+    "toy-histograms": "rounded_training.nonconvex:ToyHistograms",
+    "markov": "rounded_training.markov:MarkovLimit",
+    "rounding-adam": "rounded_training.rounding_adam:RoundingAdam",
+    "batch-norm-gradient": "batch_norm_variance.batch_norm:BatchNormGradient",
+    "gradient-variance": "batch_norm_variance.variance:GradientVariance",
+    "ternary-variance": "batch_norm_variance.ternary_variance:TernaryVariance",
 }
 """Name to module and class, in the order of the papers."""
 

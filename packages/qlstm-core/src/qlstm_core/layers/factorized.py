@@ -20,7 +20,7 @@ class FactorizedLSTM(LSTM):
         \begin{bmatrix} W_i & W_h \end{bmatrix} = Q(W_2) \, Q(W_1), \quad
         W_1: rank × (in + out), \; W_2: 4 \, hidden × rank
 
-    and the rest as in :class:`qlstm_core.LSTM`. Both factors are quantized. Normalisers act on the path as a
+    and the rest as in :class:`qlstm_core.LSTM`. Both factors are quantized. Normalisers act on the side as a
     whole: N(W_2 W_{1,x} x_t) and N(W_2 W_{1,h} h_{t−1}). One that acts on weights (weight normalisation) sees
     the product, so that the layer then multiplies it out once per forward call.
 
@@ -48,41 +48,48 @@ class FactorizedLSTM(LSTM):
         self.rank = rank
         super().__init__(*args, **kwargs)
 
-    def _check_sizes(self) -> None:
+    def check_sizes(self) -> None:
+        """Raise for a rank out of range."""
         for layer in range(self.num_layers):
-            full = min(4 * self.hidden_size, self._layer_input_size(layer) + self.output_size)
+            full = min(4 * self.hidden_size, self.layer_input_size(layer) + self.output_size)
             if not isinstance(self.rank, int) or not 1 <= self.rank <= full:
                 raise ValueError(
                     f"rank must be an int from 1 to {full}, the full rank of layer {layer}, got {self.rank!r}"
                 )
 
-    def _matrices(self, layer: int) -> dict[str, MatrixShape]:
+    def matrix_shapes(self, layer: int) -> dict[str, MatrixShape]:
+        """Return the shapes of W2, of W1 and of a projection."""
         return {
             "outer": (4, self.hidden_size, self.rank),
-            "inner": (1, self.rank, self._layer_input_size(layer) + self.output_size),
-            **self._projection_matrix(),
+            "inner": (1, self.rank, self.layer_input_size(layer) + self.output_size),
+            **self.projection_shapes(),
         }
 
     @property
-    def _bias_names(self) -> tuple[str, ...]:
+    def bias_names(self) -> tuple[str, ...]:
+        """One bias, whatever the normaliser."""
         return ("bias_ih",) if self.bias else ()
 
-    def _bound(self, name: str) -> float:
-        return math.sqrt(3.0 / self.rank) if name == "weight_outer" else super()._bound(name)
+    def initial_bound(self, name: str) -> float:
+        """Return b, for a parameter drawn from U(−b, b): √(3/rank) for W2."""
+        return math.sqrt(3.0 / self.rank) if name == "weight_outer" else super().initial_bound(name)
 
-    def _inner(self, path: str, weights: dict[str, Tensor]) -> Tensor:
+    def inner_factor(self, side: str, weights: dict[str, Tensor]) -> Tensor:
+        """Return the columns of W1 that a side takes, ``(rank, cols)``."""
         inner = weights["inner"].squeeze(0)
-        return inner[:, : -self.output_size] if path == "ih" else inner[:, -self.output_size :]
+        return inner[:, : -self.output_size] if side == "ih" else inner[:, -self.output_size :]
 
-    def _path_weight(self, path: str, weights: dict[str, Tensor]) -> Tensor:
-        return weights["outer"] @ self._inner(path, weights)
+    def side_weight(self, side: str, weights: dict[str, Tensor]) -> Tensor:
+        """Return W2 W1 of a side, ``(4, hidden, cols)``."""
+        return weights["outer"] @ self.inner_factor(side, weights)
 
-    def _map(
-        self, path: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
+    def linear_map(
+        self, side: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
     ) -> LinearMap:
+        """Return the two factors of a side, or their product where a normaliser acts on weights."""
         if normalizer is not None:
-            return Dense(reweighted(normalizer, self._path_weight(path, weights), f"{path}_l{layer}"))
-        return Factored(weights["outer"], self._inner(path, weights))
+            return Dense(reweighted(normalizer, self.side_weight(side, weights), f"{side}_l{layer}"))
+        return Factored(weights["outer"], self.inner_factor(side, weights))
 
     def extra_repr(self) -> str:
         """Return torch's text and the rank."""

@@ -46,14 +46,15 @@ class GroupedLSTM(LSTM):
         self.groups = groups if isinstance(groups, int) else tuple(groups)
         super().__init__(*args, **kwargs)
 
-    def _check_sizes(self) -> None:
+    def check_sizes(self) -> None:
+        """Raise for groups that do not divide the sizes."""
         if not isinstance(self.groups, int) and len(self.groups) != self.num_layers:
             raise ValueError(
                 f"groups must be one number or one for each of the {self.num_layers} layers, "
                 f"got {self.groups}"
             )
         for layer in range(self.num_layers):
-            groups = self._groups(layer)
+            groups = self.groups_of(layer)
             if not isinstance(groups, int) or groups < 1:
                 raise ValueError(f"groups must be positive ints, got {groups!r} for layer {layer}")
             sizes = {"hidden_size": self.hidden_size, "proj_size": self.proj_size}
@@ -63,30 +64,34 @@ class GroupedLSTM(LSTM):
                 if size % groups:
                     raise ValueError(f"{name} must be divisible by groups={groups}, got {size}")
 
-    def _groups(self, layer: int) -> int:
+    def groups_of(self, layer: int) -> int:
+        """Return the number of groups of a layer."""
         return self.groups if isinstance(self.groups, int) else self.groups[layer]
 
-    def _matrices(self, layer: int) -> dict[str, MatrixShape]:
-        groups = self._groups(layer)
+    def matrix_shapes(self, layer: int) -> dict[str, MatrixShape]:
+        """Return the shapes of the blocks of both sides, and of a projection."""
+        groups = self.groups_of(layer)
         rows = self.hidden_size // groups
         return {
-            "ih": (4 * groups, rows, self._layer_input_size(layer) // groups),
+            "ih": (4 * groups, rows, self.layer_input_size(layer) // groups),
             "hh": (4 * groups, rows, self.output_size // groups),
-            **self._projection_matrix(),
+            **self.projection_shapes(),
         }
 
     @property
-    def _bias_names(self) -> tuple[str, ...]:
+    def bias_names(self) -> tuple[str, ...]:
+        """One bias, whatever the normaliser."""
         return ("bias_ih",) if self.bias else ()
 
-    def _map(
-        self, path: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
+    def linear_map(
+        self, side: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
     ) -> LinearMap:
-        weight = weights[path]
+        """Return the block-diagonal map of a side."""
+        weight = weights[side]
         if normalizer is not None:
-            weight = reweighted(normalizer, weight, f"{path}_l{layer}")
-        parts = self.num_directions if path == "ih" and layer > 0 else 1
-        return Grouped(weight, self._groups(layer), parts)
+            weight = reweighted(normalizer, weight, f"{side}_l{layer}")
+        parts = self.num_directions if side == "ih" and layer > 0 else 1
+        return Grouped(weight, self.groups_of(layer), parts)
 
     def extra_repr(self) -> str:
         """Return torch's text and the groups."""

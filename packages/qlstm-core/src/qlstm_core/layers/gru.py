@@ -14,7 +14,7 @@ from qlstm_core.layers.stack import RecurrentLayer
 class GRU(RecurrentLayer):
     r"""A drop-in for :class:`torch.nn.GRU` with quantized weights and normalised pre-activations.
 
-    With Q the quantizer, N the normaliser of each path, and one matrix per gate:
+    With Q the quantizer, N the normaliser of each side, and one matrix per gate:
 
     .. math::
         r_t &= σ(N(Q(W_{ir}) x_t) + b_{ir} + N(Q(W_{hr}) h_{t-1}) + b_{hr}) \\

@@ -1,6 +1,6 @@
 """The linear maps of a recurrent cell, from a vector to the pre-activations of every gate.
 
-One map per path (input or recurrent), built once per forward call from weights that are already quantized and
+One map per side (input or recurrent), built once per forward call from weights that are already quantized and
 normalised. All maps take ``(..., cols)`` to ``(..., gates, rows)``. Sizes are those of ``shape``:
 ``len`` would fix the batch that torch.export is told to leave open.
 """

@@ -11,7 +11,7 @@ from qlstm_core.layers.stack import RecurrentLayer
 class LSTM(RecurrentLayer):
     r"""A drop-in for :class:`torch.nn.LSTM` with quantized weights and normalised pre-activations.
 
-    With Q the quantizer, N the normaliser of each path, and one matrix per gate:
+    With Q the quantizer, N the normaliser of each side, and one matrix per gate:
 
     .. math::
         i_t &= σ(N(Q(W_{ii}) x_t) + N(Q(W_{hi}) h_{t-1}) + b_i) \\

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
-from qlstm_core.layers.prepared import Path
+from qlstm_core.layers.prepared import PreparedCell
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class Norm:
                 running[-1].mul_(keep ** len(shared)).add_(sums)
 
 
-def norm_obstacle(norm: Normalizer, path: Path) -> str | None:
+def norm_obstacle(norm: Normalizer, prepared: PreparedCell) -> str | None:
     """Return why a normaliser is not known to compute what its contract promises with ``statistics``.
 
     Args:
-        norm: one of those of ``path``.
-        path: with a linear map of this package.
+        norm: one of those of ``prepared``.
+        prepared: with a linear map of this package.
     """
     if norm.statistics is None:
         return "declares no statistics"
@@ -95,8 +95,8 @@ def norm_obstacle(norm: Normalizer, path: Path) -> str | None:
         return "has hooks"
     if norm.statistics == "batch" and not norm.centered:
         return "does not centre over the batch"
-    dtype, (segments, units) = path.recurrent.dtype, _matrices(path.recurrent).shape[:2]
-    shape = (path.groups if norm is path.norm_cell else segments, units)
+    dtype, (segments, units) = prepared.recurrent.dtype, _matrices(prepared.recurrent).shape[:2]
+    shape = (prepared.groups if norm is prepared.norm_cell else segments, units)
     for name in ("gain", "bias", "running_mean", "running_var"):
         tensor, expected = getattr(norm, name, None), torch.Size(shape)
         if name.startswith("running"):

@@ -12,7 +12,7 @@ from qlstm_core.layers.linear import LinearMap
 
 
 @dataclass(frozen=True)
-class Path:
+class PreparedCell:
     """One layer in one direction, ready to run: what :class:`RecurrentLayer` makes once per forward call.
 
     Args:
@@ -45,7 +45,7 @@ class StateTrace:
     Args:
         layer: index of the layer.
         direction: 0 forward, 1 reverse.
-        path: what the layer computed with: quantized weights, normalisers, biases.
+        prepared: what the layer computed with: quantized weights, normalisers, biases.
         initial: the state it began from, each ``(batch, features)``.
         h: one ``(live batch, hidden or proj)`` tensor per time step, in order of time; what the next step
             receives.
@@ -56,7 +56,7 @@ class StateTrace:
 
     layer: int
     direction: int
-    path: Path
+    prepared: PreparedCell
     initial: tuple[Tensor, ...]
     h: list[Tensor] = field(default_factory=list)
     c: list[Tensor] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Which way a layer is run, and why: torch's own operator, the fused path, or the readable loop."""
+"""Which way a layer is run, and why: torch's own operator, the fused route, or the readable loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qlstm_core.layers.border import misfit, watched
 from qlstm_core.layers.fused import FUSED_CELLS
 from qlstm_core.layers.linear import Dense, Factored, Grouped
 from qlstm_core.layers.norm_contract import norm_obstacle
-from qlstm_core.layers.prepared import Path
+from qlstm_core.layers.prepared import PreparedCell
 
 _loop_only: ContextVar[bool] = ContextVar("loop_only", default=False)
 
@@ -44,7 +44,7 @@ class Route:
 def readable_loop() -> Iterator[None]:
     """Run every layer by its readable loop within the ``with`` block.
 
-    For gradients of gradients where torch's own operator has none, and to compare with the faster paths::
+    For gradients of gradients where torch's own operator has none, and to compare with the faster routes::
 
         with readable_loop():
             output, _ = layer(x)
@@ -57,12 +57,17 @@ def readable_loop() -> Iterator[None]:
 
 
 def choose_route(
-    path: Path, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int], *, traced: bool = False
+    prepared: PreparedCell,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    batch_sizes: Sequence[int],
+    *,
+    traced: bool = False,
 ) -> Route:
     """Return the fastest way to compute what :func:`qlstm_core.layers.sequence.run_loop` would.
 
     Args:
-        path: the layer in one direction.
+        prepared: the layer in one direction.
         x: its input, ``(Σ batch_sizes, features)``, or tokens.
         state: its initial state.
         batch_sizes: how many sequences are alive at each time step; empty: not known yet.
@@ -71,58 +76,58 @@ def choose_route(
     if traced:
         return Route("loop", "record_states() keeps every state")
     compiling = torch.compiler.is_compiling()
-    if not compiling and (demand := _loop_demanded(path, x, state)) is not None:
+    if not compiling and (demand := _loop_demanded(prepared, x, state)) is not None:
         return Route("loop", demand)
-    if (why_not_torch := _torch_obstacle(path, x)) is None:
+    if (why_not_torch := _torch_obstacle(prepared, x)) is None:
         return Route("torch", "nothing acts between the products and the gates")
     if compiling:
         return Route("loop", "torch.compile traces the readable steps")
-    if (why_not_fused := _fused_obstacle(path, x, state, batch_sizes)) is None:
+    if (why_not_fused := _fused_obstacle(prepared, x, state, batch_sizes)) is None:
         return Route("fused", why_not_torch)
     return Route("loop", why_not_fused)
 
 
-def _loop_demanded(path: Path, x: Tensor, state: tuple[Tensor, ...]) -> str | None:
+def _loop_demanded(prepared: PreparedCell, x: Tensor, state: tuple[Tensor, ...]) -> str | None:
     """Return what only the loop can do, of whatever layer."""
     if _loop_only.get():
         return "readable_loop() is active"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     if forward_ad._current_level >= 0 and any(
-        forward_ad.unpack_dual(t).tangent is not None for t in _tensors(path, x, state)
+        forward_ad.unpack_dual(t).tangent is not None for t in _tensors(prepared, x, state)
     ):
         return "forward-mode differentiation"
     return None
 
 
-def _tensors(path: Path, x: Tensor, state: tuple[Tensor, ...]) -> Iterator[Tensor]:
+def _tensors(prepared: PreparedCell, x: Tensor, state: tuple[Tensor, ...]) -> Iterator[Tensor]:
     """Yield all that a layer in one direction computes with."""
     yield x
     yield from state
-    linears = (*vars(path.input).values(), *vars(path.recurrent).values())
-    for value in (path.bias_ih, path.bias_hh, path.projection, *linears):
+    linears = (*vars(prepared.input).values(), *vars(prepared.recurrent).values())
+    for value in (prepared.bias_ih, prepared.bias_hh, prepared.projection, *linears):
         if isinstance(value, Tensor):
             yield value
-    for norm in (path.norm_ih, path.norm_hh, path.norm_cell):
+    for norm in (prepared.norm_ih, prepared.norm_hh, prepared.norm_cell):
         if norm is not None:
             yield from norm.parameters()
             yield from norm.buffers()
 
 
-def _torch_obstacle(path: Path, x: Tensor) -> str | None:
+def _torch_obstacle(prepared: PreparedCell, x: Tensor) -> str | None:
     """Return why torch's own operator does not compute the same."""
-    for norm in (path.norm_ih, path.norm_hh, path.norm_cell):
+    for norm in (prepared.norm_ih, prepared.norm_hh, prepared.norm_cell):
         if norm is not None:
             return f"{type(norm).__name__} acts on activations"
-    if path.state_quantizer is not None:
+    if prepared.state_quantizer is not None:
         return "the state is quantized"
-    if path.cell.operator is None:
+    if prepared.cell.operator is None:
         return "torch has no operator for this cell"
-    if not isinstance(path.input, Dense) or not isinstance(path.recurrent, Dense):
+    if not isinstance(prepared.input, Dense) or not isinstance(prepared.recurrent, Dense):
         return "torch has no operator for weights that are not one matrix per gate"
     if not x.is_floating_point():
         return "tokens pick columns of the weight"
-    if path.cell.operator is torch.lstm and x.is_cpu and torch.is_autocast_enabled("cpu"):
+    if prepared.cell.operator is torch.lstm and x.is_cpu and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         if not _runs_on_this_cpu(dtype):
             return f"torch's operator has no kernel in {dtype} for this processor"
@@ -139,27 +144,29 @@ def _runs_on_this_cpu(dtype: torch.dtype) -> bool:
 
 
 def _fused_obstacle(
-    path: Path, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int]
+    prepared: PreparedCell, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int]
 ) -> str | None:
-    """Return why the fused path does not compute the same."""
-    dtype = path.recurrent.dtype
-    if path.state_quantizer is not None:
+    """Return why the fused route does not compute the same."""
+    dtype = prepared.recurrent.dtype
+    if prepared.state_quantizer is not None:
         return "the state is quantized"
-    if path.cell not in FUSED_CELLS:
+    if prepared.cell not in FUSED_CELLS:
         return "the cell is not one of those with a hand-written gradient"
-    if not all(isinstance(linear, Dense | Factored | Grouped) for linear in (path.input, path.recurrent)):
+    if not all(
+        isinstance(linear, Dense | Factored | Grouped) for linear in (prepared.input, prepared.recurrent)
+    ):
         return "the linear map is not one of those with a hand-written gradient"
     if torch._C._is_any_autocast_enabled():
         return "autocast is active"
     if dtype not in (torch.float32, torch.float64):
-        return f"the fused path computes in float32 or float64, here {x.dtype} meets {dtype}"
+        return f"the fused route computes in float32 or float64, here {x.dtype} meets {dtype}"
     if (observer := watched()) is not None:
         return observer
-    norms = [norm for norm in (path.norm_ih, path.norm_hh, path.norm_cell) if norm is not None]
+    norms = [norm for norm in (prepared.norm_ih, prepared.norm_hh, prepared.norm_cell) if norm is not None]
     for norm in norms:
-        if (obstacle := norm_obstacle(norm, path)) is not None:
+        if (obstacle := norm_obstacle(norm, prepared)) is not None:
             return f"{type(norm).__name__} {obstacle}"
-    if (difference := misfit(_tensors(path, x, state), dtype)) is not None:
+    if (difference := misfit(_tensors(prepared, x, state), dtype)) is not None:
         return difference
     if len({norm.statistics for norm in norms}) > 1:
         return "statistics over features and over the batch meet"

@@ -11,7 +11,7 @@ from torch import Tensor
 from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.layers.border import check_result
 from qlstm_core.layers.linear import Dense
-from qlstm_core.layers.prepared import Path, StateTrace
+from qlstm_core.layers.prepared import PreparedCell, StateTrace
 
 
 def quantize_state(quantizer: Quantizer, state: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def quantize_state(quantizer: Quantizer, state: Tensor) -> Tensor:
 
 
 def run_loop(
-    path: Path,
+    prepared: PreparedCell,
     x: Tensor,
     state: tuple[Tensor, ...],
     batch_sizes: Sequence[int],
@@ -29,10 +29,10 @@ def run_loop(
     reverse: bool = False,
     trace: StateTrace | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a cell over time, one readable step after the other: the reference for every faster path.
+    """Run a cell over time, one readable step after the other: the reference for every faster route.
 
     Args:
-        path: the layer in one direction.
+        prepared: the layer in one direction.
         x: inputs of all steps one after the other, ``(Σ batch_sizes, features)``, or integer tokens ``(Σ
             batch_sizes,)``.
         state: initial state, each ``(batch, features)``.
@@ -43,14 +43,14 @@ def run_loop(
     Returns:
         ``(Σ batch_sizes, out)`` outputs and the final state of every sequence.
     """
-    inputs = path.input(x).split(list(batch_sizes))
+    inputs = prepared.input(x).split(list(batch_sizes))
     times = range(len(batch_sizes))
     outputs: list[Tensor] = [x] * len(times)
     for count, t in enumerate(reversed(times) if reverse else times):
         alive = batch_sizes[t]
         live = tuple(s[:alive] for s in state)
-        gates_x = _side(inputs[t], path.norm_ih, path.bias_ih, count, path.groups)
-        new, gates_h = run_step(path, gates_x, live, count)
+        gates_x = _side(inputs[t], prepared.norm_ih, prepared.bias_ih, count, prepared.groups)
+        new, gates_h = run_step(prepared, gates_x, live, count)
         # Sequences that have ended (or, in reverse, not begun) keep their state.
         state = (
             new
@@ -69,12 +69,12 @@ def run_loop(
 
 
 def run_step(
-    path: Path, gates_x: Tensor, state: tuple[Tensor, ...], count: int
+    prepared: PreparedCell, gates_x: Tensor, state: tuple[Tensor, ...], count: int
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Run a cell for one time step.
 
     Args:
-        path: the layer in one direction.
+        prepared: the layer in one direction.
         gates_x: N(W_x x_t) + b, ``(batch, gates, hidden)``.
         state: of the step before, each ``(batch, features)``.
         count: how many steps came before.
@@ -82,11 +82,11 @@ def run_step(
     Returns:
         The new state, and the recurrent side of the gates, N(W_h h_{t−1}) + b, ``(batch, gates, hidden)``.
     """
-    h = state[0] if path.state_quantizer is None else quantize_state(path.state_quantizer, state[0])
-    gates_h = _side(path.recurrent(h), path.norm_hh, path.bias_hh, count, path.groups)
-    new = path.cell.step(gates_x, gates_h, *state, **_cell_normalizer(path, count))
-    if path.projection is not None:
-        new = (F.linear(new[0], path.projection), *new[1:])
+    h = state[0] if prepared.state_quantizer is None else quantize_state(prepared.state_quantizer, state[0])
+    gates_h = _side(prepared.recurrent(h), prepared.norm_hh, prepared.bias_hh, count, prepared.groups)
+    new = prepared.cell.step(gates_x, gates_h, *state, **_cell_normalizer(prepared, count))
+    if prepared.projection is not None:
+        new = (F.linear(new[0], prepared.projection), *new[1:])
     return new, gates_h
 
 
@@ -103,21 +103,21 @@ def _side(
     return preactivation
 
 
-def _cell_normalizer(path: Path, count: int) -> dict[str, Callable[[Tensor], Tensor]]:
+def _cell_normalizer(prepared: PreparedCell, count: int) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return the step's ``norm_cell``, from ``(batch, hidden)`` to the same, where there is one."""
-    norm = path.norm_cell
+    norm = prepared.norm_cell
     if norm is None:
         return {}
 
     def norm_cell(c: Tensor) -> Tensor:
-        c = c.unflatten(1, (path.groups, -1))
+        c = c.unflatten(1, (prepared.groups, -1))
         return check_result(norm, "the cell state", c, norm(c, count)).flatten(1)
 
     return {"norm_cell": norm_cell}
 
 
 def run_torch(
-    layers: Sequence[Sequence[Path]],
+    layers: Sequence[Sequence[PreparedCell]],
     x: Tensor,
     state: tuple[Tensor, ...],
     batch_sizes: Sequence[int],
@@ -137,15 +137,18 @@ def run_torch(
         training: whether dropout is active.
     """
     weights: list[Tensor] = []
-    for path in (path for directions in layers for path in directions):
-        assert isinstance(path.input, Dense)
-        assert isinstance(path.recurrent, Dense)
-        weights += [path.input.matrix, path.recurrent.matrix]
-        if path.bias_ih is not None:
-            bias = path.bias_ih.flatten()
-            weights += [bias, torch.zeros_like(bias) if path.bias_hh is None else path.bias_hh.flatten()]
-        if path.projection is not None:
-            weights.append(path.projection)
+    for prepared in (prepared for directions in layers for prepared in directions):
+        assert isinstance(prepared.input, Dense)
+        assert isinstance(prepared.recurrent, Dense)
+        weights += [prepared.input.matrix, prepared.recurrent.matrix]
+        if prepared.bias_ih is not None:
+            bias = prepared.bias_ih.flatten()
+            weights += [
+                bias,
+                torch.zeros_like(bias) if prepared.bias_hh is None else prepared.bias_hh.flatten(),
+            ]
+        if prepared.projection is not None:
+            weights.append(prepared.projection)
     operator = layers[0][0].cell.operator
     assert operator is not None
     has_bias = layers[0][0].bias_ih is not None

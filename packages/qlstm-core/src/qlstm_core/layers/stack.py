@@ -16,7 +16,7 @@ from qlstm_core.layers.border import record_call
 from qlstm_core.layers.call import SequenceCall, bare
 from qlstm_core.layers.checks import check_device, check_features, check_state, check_tokens
 from qlstm_core.layers.fused import run_fused
-from qlstm_core.layers.prepared import Path, StateTrace
+from qlstm_core.layers.prepared import PreparedCell, StateTrace
 from qlstm_core.layers.route import Route, choose_route
 from qlstm_core.layers.sequence import quantize_state, run_loop, run_torch
 from qlstm_core.layers.weights import WeightedLayer
@@ -25,7 +25,7 @@ from qlstm_core.layers.weights import WeightedLayer
 class RecurrentLayer(SequenceCall, WeightedLayer):
     """Base of the cell families: everything about a recurrent layer but its gates.
 
-    A family defines its ``cell``; one whose weights are not a matrix per gate and path also the shapes and
+    A family defines its ``cell``; one whose weights are not a matrix per gate and side also the shapes and
     maps of :class:`WeightedLayer`.
     """
 
@@ -82,10 +82,13 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
                 "use a larger batch, or a normaliser without batch statistics such as 'layer'"
             )
         layers = [
-            [self._path(layer, d) for d in range(self.num_directions)] for layer in range(self.num_layers)
+            [self.prepared_cell(layer, d) for d in range(self.num_directions)]
+            for layer in range(self.num_layers)
         ]
         if all(
-            self._route(path, x, state, batch_sizes).kind == "torch" for cells in layers for path in cells
+            self._route(prepared, x, state, batch_sizes).kind == "torch"
+            for cells in layers
+            for prepared in cells
         ):
             return run_torch(layers, x, state, batch_sizes, dropout=self.dropout, training=self.training)
         finals: list[tuple[Tensor, ...]] = []
@@ -101,30 +104,37 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
         return x, tuple(torch.cat(s) for s in zip(*finals, strict=True))
 
     def _run_layer(
-        self, layer: int, cells: list[Path], x: Tensor, state: tuple[Tensor, ...], batch_sizes: list[int]
+        self,
+        layer: int,
+        cells: list[PreparedCell],
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        batch_sizes: list[int],
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run one layer in all directions; states are ``(directions, batch, …)``."""
-        routes = [self._route(path, x, state, batch_sizes) for path in cells]
+        routes = [self._route(prepared, x, state, batch_sizes) for prepared in cells]
         if all(route.kind == "torch" for route in routes):
             return run_torch([cells], x, state, batch_sizes)
         outputs, finals = [], []
-        for direction, path in enumerate(cells):
+        for direction, prepared in enumerate(cells):
             initial = tuple(s[direction] for s in state)
             trace = None
             if self._traces is not None:
-                trace = StateTrace(layer, direction, path, initial)
+                trace = StateTrace(layer, direction, prepared, initial)
                 self._traces.append(trace)
             if routes[direction].kind == "fused":
-                y, final = run_fused(path, x, initial, batch_sizes, reverse=direction == 1)
+                y, final = run_fused(prepared, x, initial, batch_sizes, reverse=direction == 1)
             else:
-                y, final = run_loop(path, x, initial, batch_sizes, reverse=direction == 1, trace=trace)
+                y, final = run_loop(prepared, x, initial, batch_sizes, reverse=direction == 1, trace=trace)
             outputs.append(y)
             finals.append(final)
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         return y, tuple(torch.stack(s) for s in zip(*finals, strict=True))
 
-    def _route(self, path: Path, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int]) -> Route:
-        return choose_route(path, x, state, batch_sizes, traced=self._traces is not None)
+    def _route(
+        self, prepared: PreparedCell, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int]
+    ) -> Route:
+        return choose_route(prepared, x, state, batch_sizes, traced=self._traces is not None)
 
     def routes(self, *, tokens: bool = False) -> list[Route]:
         """Return how each layer will be run, and why: one :class:`Route` per layer and direction.
@@ -138,11 +148,11 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
         found = []
         device = next(self.parameters()).device
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for layer, direction in self._cells():
-                path = self._path(layer, direction)
+            for layer, direction in self.layer_directions():
+                prepared = self.prepared_cell(layer, direction)
                 first = tokens and layer == 0
-                x = torch.empty(0, dtype=torch.int64 if first else path.input.dtype, device=device)
-                found.append(self._route(path, x, (), ()))
+                x = torch.empty(0, dtype=torch.int64 if first else prepared.input.dtype, device=device)
+                found.append(self._route(prepared, x, (), ()))
         return found
 
 
@@ -150,7 +160,7 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
 def record_states(layer: RecurrentLayer) -> Iterator[list[StateTrace]]:
     """Keep every state h_t and c_t and the gates of ``layer``'s forward calls, connected to the graph.
 
-    While active the layer runs its readable loop, whatever faster path it would take. Gradients with respect
+    While active the layer runs its readable loop, whatever faster route it would take. Gradients with respect
     to the kept states are those through time::
 
         with record_states(layer) as traces:

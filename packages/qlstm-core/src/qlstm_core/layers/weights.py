@@ -23,7 +23,7 @@ from qlstm_core.layers.border import check_result
 from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.checks import check_arguments
 from qlstm_core.layers.linear import Dense, LinearMap
-from qlstm_core.layers.prepared import Path
+from qlstm_core.layers.prepared import PreparedCell
 from qlstm_core.layers.selection import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
 
 MatrixShape = tuple[int, int, int]
@@ -63,25 +63,25 @@ class WeightedLayer(nn.Module):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
 
-        self._check_sizes()
-        keys = tuple(self._matrices(0))
+        self.check_sizes()
+        keys = tuple(self.matrix_shapes(0))
         quantizers = resolve_each("quantizer", quantizer, keys, [k for k in keys if k != "hr"])
         normalizers = resolve_each("normalizer", normalizer, ("ih", "hh"), ["ih", "hh"])
         state_template = resolve("quantizer", state_quantizer)
         if normalizers["hh"].cell and "c" not in self.cell.states:
             raise ValueError(f"{type(self).__name__} has no cell state to normalise: leave cell=true out")
-        self._labels = labels(quantizer=quantizer, normalizer=normalizer, state_quantizer=state_quantizer)
+        self.labels = labels(quantizer=quantizer, normalizer=normalizer, state_quantizer=state_quantizer)
         self.normalized = any(not isinstance(n, NoNormalizer) for n in normalizers.values())
         self.quantizers = nn.ModuleDict()
         self.normalizers = nn.ModuleDict()
         self.state_quantizers = nn.ModuleDict()
-        for layer, direction in self._cells():
-            suffix = _suffix(layer, direction)
-            for name, shape in self._parameter_shapes(layer).items():
+        for layer, direction in self.layer_directions():
+            suffix = suffix_of(layer, direction)
+            for name, shape in self.parameter_shapes(layer).items():
                 self.register_parameter(
                     name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
                 )
-            for key, (gates, rows, cols) in self._matrices(layer).items():
+            for key, (gates, rows, cols) in self.matrix_shapes(layer).items():
                 template = quantizers.get(key)
                 if template is None or isinstance(template, NoQuantizer):
                     continue
@@ -100,41 +100,41 @@ class WeightedLayer(nn.Module):
 
     # What a family may define otherwise
 
-    def _check_sizes(self) -> None:
+    def check_sizes(self) -> None:
         """Raise for arguments of the family's own, and for combinations that it cannot have."""
 
-    def _matrices(self, layer: int) -> dict[str, MatrixShape]:
+    def matrix_shapes(self, layer: int) -> dict[str, MatrixShape]:
         """Return the quantizable weights of one layer and direction: key → ``(gates, rows, cols)``."""
         gates, hidden = len(self.cell.gates), self.hidden_size
         return {
-            "ih": (gates, hidden, self._layer_input_size(layer)),
+            "ih": (gates, hidden, self.layer_input_size(layer)),
             "hh": (gates, hidden, self.output_size),
-            **self._projection_matrix(),
+            **self.projection_shapes(),
         }
 
-    def _path_weight(self, path: str, weights: dict[str, Tensor]) -> Tensor:
-        """Return the weight of path ``"ih"`` or ``"hh"`` as normalisers see it, ``(gates, rows, cols)``."""
-        return weights[path]
+    def side_weight(self, side: str, weights: dict[str, Tensor]) -> Tensor:
+        """Return the weight of side ``"ih"`` or ``"hh"`` as normalisers see it, ``(gates, rows, cols)``."""
+        return weights[side]
 
-    def _map(
-        self, path: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
+    def linear_map(
+        self, side: str, layer: int, weights: dict[str, Tensor], normalizer: Normalizer | None
     ) -> LinearMap:
-        """Return the path's linear map; ``normalizer`` is given where it acts on weights."""
-        weight = self._path_weight(path, weights)
-        return Dense(weight if normalizer is None else reweighted(normalizer, weight, f"{path}_l{layer}"))
+        """Return the linear map of a side; ``normalizer`` is given where it acts on weights."""
+        weight = self.side_weight(side, weights)
+        return Dense(weight if normalizer is None else reweighted(normalizer, weight, f"{side}_l{layer}"))
 
-    def _groups(self, layer: int) -> int:
+    def groups_of(self, layer: int) -> int:
         """Return how many independent groups the rows of a layer's gates are split into."""
         return 1
 
     @property
-    def _bias_names(self) -> tuple[str, ...]:
+    def bias_names(self) -> tuple[str, ...]:
         """The biases of each layer and direction: torch's two, or one where there is a normaliser."""
         if not self.bias:
             return ()
         return ("bias_ih",) if self.normalized else ("bias_ih", "bias_hh")
 
-    def _bound(self, name: str) -> float:
+    def initial_bound(self, name: str) -> float:
         """Return b, for a parameter drawn from U(−b, b)."""
         return 1.0 / math.sqrt(self.hidden_size)
 
@@ -150,42 +150,44 @@ class WeightedLayer(nn.Module):
         """1, or 2 when bidirectional."""
         return 2 if self.bidirectional else 1
 
-    def _cells(self) -> Iterator[tuple[int, int]]:
+    def layer_directions(self) -> Iterator[tuple[int, int]]:
         """Yield every ``(layer, direction)``."""
         for layer in range(self.num_layers):
             for direction in range(self.num_directions):
                 yield layer, direction
 
-    def _layer_input_size(self, layer: int) -> int:
+    def layer_input_size(self, layer: int) -> int:
+        """Return how many features a layer receives."""
         return self.input_size if layer == 0 else self.output_size * self.num_directions
 
-    def _projection_matrix(self) -> dict[str, MatrixShape]:
+    def projection_shapes(self) -> dict[str, MatrixShape]:
+        """Return the shape of the projection's matrix, if there is one."""
         return {"hr": (1, self.proj_size, self.hidden_size)} if self.proj_size else {}
 
-    def _parameter_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Return torch's parameters of one layer and direction, in torch's order, without suffix."""
         shapes = {
             f"weight_{key}": (gates * rows, cols)
-            for key, (gates, rows, cols) in self._matrices(layer).items()
+            for key, (gates, rows, cols) in self.matrix_shapes(layer).items()
         }
-        biases = dict.fromkeys(self._bias_names, (len(self.cell.gates) * self.hidden_size,))
+        biases = dict.fromkeys(self.bias_names, (len(self.cell.gates) * self.hidden_size,))
         projection = {"weight_hr": shapes.pop("weight_hr")} if self.proj_size else {}
         return {**shapes, **biases, **projection}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw weights and biases from U(−1/√hidden, 1/√hidden) in torch's order; start all else anew."""
-        for layer, direction in self._cells():
-            for name in self._parameter_shapes(layer):
-                bound, full_name = self._bound(name), name + _suffix(layer, direction)
+        for layer, direction in self.layer_directions():
+            for name in self.parameter_shapes(layer):
+                bound, full_name = self.initial_bound(name), name + suffix_of(layer, direction)
                 if full_name in self._parameters:
                     nn.init.uniform_(self.get_parameter(full_name), -bound, bound)
                 else:
                     fresh = torch.empty_like(getattr(self, full_name))
                     assign(self, full_name, nn.init.uniform_(fresh, -bound, bound))
-        for layer, direction in self._cells():
-            suffix = _suffix(layer, direction)
-            weights = self._weights(layer, direction)
+        for layer, direction in self.layer_directions():
+            suffix = suffix_of(layer, direction)
+            weights = self.full_precision_weights(layer, direction)
             for key, weight in weights.items():
                 if key + suffix in self.quantizers:
                     _prepare(self.quantizers[key + suffix], weight)
@@ -193,9 +195,9 @@ class WeightedLayer(nn.Module):
                     curvature.fill_(1)
             for key in ("ih", "hh"):
                 if key + suffix in self.normalizers:
-                    _prepare(self.normalizers[key + suffix], self._path_weight(key, weights))
+                    _prepare(self.normalizers[key + suffix], self.side_weight(key, weights))
             if "cell" + suffix in self.normalizers:
-                groups = self._groups(layer)
+                groups = self.groups_of(layer)
                 empty = weight.new_empty(groups, self.hidden_size // groups, 0)
                 _prepare(self.normalizers["cell" + suffix], empty)
             if "state" + suffix in self.state_quantizers:
@@ -226,8 +228,8 @@ class WeightedLayer(nn.Module):
     def all_weights(self) -> list[list[Tensor]]:
         """The weights and biases of every layer and direction, in torch's order."""
         return [
-            [getattr(self, name + _suffix(layer, direction)) for name in self._parameter_shapes(layer)]
-            for layer, direction in self._cells()
+            [getattr(self, name + suffix_of(layer, direction)) for name in self.parameter_shapes(layer)]
+            for layer, direction in self.layer_directions()
         ]
 
     def extra_repr(self) -> str:
@@ -236,7 +238,7 @@ class WeightedLayer(nn.Module):
         for name, default in _REPR_DEFAULTS.items():
             if getattr(self, name) != default:
                 shown.append(f"{name}={getattr(self, name)}")
-        return ", ".join(shown + [f"{key}={label!r}" for key, label in self._labels.items()])
+        return ", ".join(shown + [f"{key}={label!r}" for key, label in self.labels.items()])
 
     def __repr__(self) -> str:
         """Return one line: the labels say all that the modules inside would."""
@@ -244,18 +246,18 @@ class WeightedLayer(nn.Module):
 
     # Weights
 
-    def _weights(self, layer: int, direction: int) -> dict[str, Tensor]:
+    def full_precision_weights(self, layer: int, direction: int) -> dict[str, Tensor]:
         """Return the full-precision weights, each ``(gates, rows, cols)``."""
-        suffix = _suffix(layer, direction)
+        suffix = suffix_of(layer, direction)
         return {
             key: getattr(self, f"weight_{key}{suffix}").view(shape)
-            for key, shape in self._matrices(layer).items()
+            for key, shape in self.matrix_shapes(layer).items()
         }
 
     def quantized_weights(self, layer: int = 0, direction: int = 0) -> dict[str, Tensor]:
         """Return Q(W) of one layer and direction, each ``(gates, rows, cols)``, connected to the graph."""
-        suffix = _suffix(layer, direction)
-        weights = self._weights(layer, direction)
+        suffix = suffix_of(layer, direction)
+        weights = self.full_precision_weights(layer, direction)
         for key, weight in weights.items():
             if key + suffix in self.quantizers:
                 quantizer = self.quantizers[key + suffix]
@@ -264,9 +266,9 @@ class WeightedLayer(nn.Module):
                 weights[key] = check_result(quantizer, f"weight_{key}{suffix}", weight, quantized)
         return weights
 
-    def _path(self, layer: int, direction: int) -> Path:
+    def prepared_cell(self, layer: int, direction: int) -> PreparedCell:
         """Quantize the weights and gather what one layer in one direction computes with."""
-        suffix = _suffix(layer, direction)
+        suffix = suffix_of(layer, direction)
         weights = self.quantized_weights(layer, direction)
         reweighting: dict[str, Normalizer] = {}
         acting: dict[str, Normalizer] = {}
@@ -278,15 +280,15 @@ class WeightedLayer(nn.Module):
                     reweighting[key] = norm
                 if acts_on_activations(norm):
                     acting[key] = norm
-        groups = self._groups(layer)
+        groups = self.groups_of(layer)
         rows = (groups * len(self.cell.gates), self.hidden_size // groups)
-        biases = [getattr(self, name + suffix).view(rows) for name in self._bias_names]
+        biases = [getattr(self, name + suffix).view(rows) for name in self.bias_names]
         state_quantizer = self.state_quantizers["state" + suffix] if self.state_quantizers else None
         assert state_quantizer is None or isinstance(state_quantizer, Quantizer)
-        return Path(
+        return PreparedCell(
             cell=self.cell,
-            input=self._map("ih", layer, weights, reweighting.get("ih")),
-            recurrent=self._map("hh", layer, weights, reweighting.get("hh")),
+            input=self.linear_map("ih", layer, weights, reweighting.get("ih")),
+            recurrent=self.linear_map("hh", layer, weights, reweighting.get("hh")),
             bias_ih=biases[0] if biases else None,
             bias_hh=biases[1] if len(biases) == 2 else None,
             norm_ih=acting.get("ih"),
@@ -300,9 +302,9 @@ class WeightedLayer(nn.Module):
     @torch.no_grad()
     def constrain_(self) -> None:
         """Apply every quantizer's own constraint to its weight; call after each optimizer step."""
-        for layer, direction in self._cells():
-            suffix = _suffix(layer, direction)
-            for key, weight in self._weights(layer, direction).items():
+        for layer, direction in self.layer_directions():
+            suffix = suffix_of(layer, direction)
+            for key, weight in self.full_precision_weights(layer, direction).items():
                 if key + suffix in self.quantizers:
                     quantizer = self.quantizers[key + suffix]
                     assert isinstance(quantizer, Quantizer)
@@ -322,11 +324,11 @@ class WeightedLayer(nn.Module):
         (two that are only ever added fold into one), gains, biases and running statistics of the normalisers.
         """
         total = 0
-        names = self._bias_names
+        names = self.bias_names
         biases = len(names) and len(self.cell.gates) + (len(names) - 1) * len(self.cell.separate)
-        for layer, direction in self._cells():
-            suffix = _suffix(layer, direction)
-            for key, (gates, rows, cols) in self._matrices(layer).items():
+        for layer, direction in self.layer_directions():
+            suffix = suffix_of(layer, direction)
+            for key, (gates, rows, cols) in self.matrix_shapes(layer).items():
                 quantizer = (
                     self.quantizers[key + suffix] if key + suffix in self.quantizers else NoQuantizer()
                 )
@@ -365,7 +367,7 @@ def source_of(layer: WeightedLayer, name: str) -> nn.Parameter:
     else:
         sources = [p for end in ("_orig", "_v") if (p := layer._parameters.get(name + end)) is not None]
     key, _, suffix = name.removeprefix("weight_").partition("_l")
-    gates, rows, cols = layer._matrices(int(suffix.removesuffix("_reverse")))[key]
+    gates, rows, cols = layer.matrix_shapes(int(suffix.removesuffix("_reverse")))[key]
     for parameter in sources:
         if parameter.shape == (gates * rows, cols):
             return parameter
@@ -393,9 +395,9 @@ def assign(layer: WeightedLayer, name: str, value: Tensor) -> None:
 @torch.no_grad()
 def recompute(layer: WeightedLayer) -> None:
     """Compute anew what hooks before a forward call compute: pruned weights, and those of the older norms."""
-    for index, direction in layer._cells():
-        for name in layer._parameter_shapes(index):
-            for hook in _hooks_of(layer, name + _suffix(index, direction)):
+    for index, direction in layer.layer_directions():
+        for name in layer.parameter_shapes(index):
+            for hook in _hooks_of(layer, name + suffix_of(index, direction)):
                 hook(layer, ())
 
 
@@ -413,7 +415,8 @@ def reweighted(normalizer: Normalizer, weight: Tensor, name: str) -> Tensor:
     return check_result(normalizer, f"weight_{name}", weight, normalizer.weight(weight))
 
 
-def _suffix(layer: int, direction: int) -> str:
+def suffix_of(layer: int, direction: int) -> str:
+    """Return how the names of the parameters of one layer and direction end, as torch has it."""
     return f"_l{layer}{'_reverse' if direction else ''}"
 
 

@@ -14,8 +14,8 @@ from qlstm_core.interfaces import Normalizer, Quantizer, acts_on_weights
 from qlstm_core.layers import FactorizedLSTM, RecurrentLayer
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
 from qlstm_core.layers.norm_contract import norm_obstacle
-from qlstm_core.layers.prepared import Path
-from qlstm_core.layers.weights import recompute
+from qlstm_core.layers.prepared import PreparedCell
+from qlstm_core.layers.weights import recompute, suffix_of
 from qlstm_core.packed.kernels.layout import MAX_COLUMNS
 from qlstm_core.packed.network import PACKED_CELLS, Bits, Config, Floats, Matrix, Network, Norm, PackedCell
 
@@ -58,7 +58,7 @@ def extract(layer: RecurrentLayer) -> Network:
     computed = {id(t): t.detach() for t in vars(layer).values() if isinstance(t, Tensor) and not t.is_leaf}
     frozen = copy.deepcopy(layer, computed).cpu().eval()
     recompute(frozen)
-    cells = tuple(_cell(frozen, index, direction) for index, direction in frozen._cells())
+    cells = tuple(_cell(frozen, index, direction) for index, direction in frozen.layer_directions())
     network = Network(_config(frozen), cells)
     for (index, direction), cell in zip(network.config.cells(), cells, strict=True):
         _check_finite(cell, f"layer {index}, direction {direction}")
@@ -83,26 +83,26 @@ def _config(layer: RecurrentLayer) -> Config:
         batch_first=layer.batch_first,
         bidirectional=layer.bidirectional,
         proj_size=layer.proj_size,
-        groups=tuple(layer._groups(index) for index in range(layer.num_layers)),
+        groups=tuple(layer.groups_of(index) for index in range(layer.num_layers)),
         rank=layer.rank if isinstance(layer, FactorizedLSTM) else None,
-        labels=dict(layer._labels),
+        labels=dict(layer.labels),
     )
 
 
 def _cell(layer: RecurrentLayer, index: int, direction: int) -> PackedCell:
-    path = layer._path(index, direction)
-    suffix = f"_l{index}{'_reverse' if direction else ''}"
+    prepared = layer.prepared_cell(index, direction)
+    suffix = suffix_of(index, direction)
     dense = layer.quantized_weights(index, direction)
     matrices = {key: _matrix(layer, key, suffix, weight) for key, weight in dense.items()}
     factors = {}
-    for key, linear in (("ih", path.input), ("hh", path.recurrent)):
+    for key, linear in (("ih", prepared.input), ("hh", prepared.recurrent)):
         reweighted = key + suffix in layer.normalizers and acts_on_weights(_norm(layer, key + suffix))
         factor = _row_factor(layer, key, linear, dense, reweighted)
         if reweighted:
             factors[key] = factor
-    acting = {"ih": path.norm_ih, "hh": path.norm_hh, "cell": path.norm_cell}
-    norms = {key: _described(norm, path) for key, norm in acting.items() if norm is not None}
-    return PackedCell(matrices, factors, norms, _bias(path, layer))
+    acting = {"ih": prepared.norm_ih, "hh": prepared.norm_hh, "cell": prepared.norm_cell}
+    norms = {key: _described(norm, prepared) for key, norm in acting.items() if norm is not None}
+    return PackedCell(matrices, factors, norms, _bias(prepared, layer))
 
 
 def _norm(layer: RecurrentLayer, key: str) -> Normalizer:
@@ -145,16 +145,16 @@ def _matrix(layer: RecurrentLayer, key: str, suffix: str, dense: Tensor) -> Matr
 def _row_factor(
     layer: RecurrentLayer, key: str, linear: LinearMap, dense: dict[str, Tensor], reweighted: bool
 ) -> Floats:
-    """Return what the rows of the path's weight are multiplied with, ``(segments, units)``.
+    """Return what the rows of a side's weight are multiplied with, ``(segments, units)``.
 
     Raises:
-        TypeError: a linear map that is not made of the path's matrices.
+        TypeError: a linear map that is not made of the side's matrices.
         ValueError: a normaliser of weights that does more than scale rows.
     """
     if isinstance(linear, Dense | Grouped) and set(dense) - {"hr"} == {"ih", "hh"}:
         found, given = linear.weight, dense[key]
     elif isinstance(linear, Dense | Factored) and isinstance(layer, FactorizedLSTM):
-        inner = layer._inner(key, dense)
+        inner = layer.inner_factor(key, dense)
         found = linear.weight if isinstance(linear, Dense) else linear.outer @ linear.inner
         given = dense["outer"] @ inner
     else:
@@ -178,13 +178,13 @@ def _row_factor(
     return _floats(factor)
 
 
-def _described(norm: Normalizer, path: Path) -> Norm:
+def _described(norm: Normalizer, prepared: PreparedCell) -> Norm:
     """Return a normaliser as data.
 
     Raises:
         ValueError: one that does not promise to compute what the contract of ``statistics`` says.
     """
-    obstacle = norm_obstacle(norm, path)
+    obstacle = norm_obstacle(norm, prepared)
     if obstacle is not None:
         raise ValueError(
             f"normalizer {type(norm).__name__} cannot be packed: it {obstacle}; one may scale rows of the "
@@ -199,17 +199,17 @@ def _described(norm: Normalizer, path: Path) -> Norm:
     return Norm(norm.statistics, norm.centered, float(values.eps), _floats(values.gain), bias, running)
 
 
-def _bias(path: Path, layer: RecurrentLayer) -> Floats | None:
+def _bias(prepared: PreparedCell, layer: RecurrentLayer) -> Floats | None:
     """Return the biases, those added that are only ever added."""
-    if path.bias_ih is None:
+    if prepared.bias_ih is None:
         return None
-    bias = path.bias_ih
-    if path.bias_hh is not None:
-        bias = bias + path.bias_hh
+    bias = prepared.bias_ih
+    if prepared.bias_hh is not None:
+        bias = bias + prepared.bias_hh
         separate = [layer.cell.gates.index(gate) for gate in layer.cell.separate]
         if separate:
-            bias[separate] = path.bias_ih[separate]
-            bias = torch.cat([bias, path.bias_hh[separate]])
+            bias[separate] = prepared.bias_ih[separate]
+            bias = torch.cat([bias, prepared.bias_hh[separate]])
     return _floats(bias)
 
 

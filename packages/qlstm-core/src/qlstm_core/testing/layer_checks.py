@@ -77,7 +77,7 @@ def _require_layer_works(template: Plugin, **options: Any) -> None:
         with torch.no_grad(), seeded(0), record_states(twins[1]):
             readable = twins[1](x)[0]
         require_finite(fast, f"in {mode}, the output of an LSTM")
-        message = f"in {mode}, an LSTM's faster path gives another output than its loop over forward()"
+        message = f"in {mode}, an LSTM's faster route gives another output than its loop over forward()"
         require_close(fast, readable, message, tolerance=1e-4)
     on_meta = LSTM(INPUT, HIDDEN, **options, device="meta").to_empty(device="cpu")
     on_meta.reset_parameters()

@@ -1,4 +1,4 @@
-"""From a layer's path to the plan and the arguments of the fused function."""
+"""From a prepared cell to the plan and the arguments of the fused function."""
 
 from __future__ import annotations
 
@@ -13,42 +13,50 @@ from qlstm_core.layers.fused.plan import Arguments, Plan
 from qlstm_core.layers.fused.recurrent_product import features, weights
 from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.norm_contract import Norm
-from qlstm_core.layers.prepared import Path
+from qlstm_core.layers.prepared import PreparedCell
 
 
 def run_fused(
-    path: Path, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int], *, reverse: bool = False
+    prepared: PreparedCell,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    batch_sizes: Sequence[int],
+    *,
+    reverse: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a cell over time; arguments and results as :func:`qlstm_core.layers.sequence.run_loop`."""
-    recurrent = weights(path.recurrent)
-    cell, states = path.cell, dict(zip(path.cell.states, state, strict=True))
-    units = state[-1].shape[1] // path.groups
-    bias_x, bias_h = _add(path.bias_ih, _bias(path.norm_ih)), _add(path.bias_hh, _bias(path.norm_hh))
+    recurrent = weights(prepared.recurrent)
+    cell, states = prepared.cell, dict(zip(prepared.cell.states, state, strict=True))
+    units = state[-1].shape[1] // prepared.groups
+    bias_x, bias_h = (
+        _add(prepared.bias_ih, _bias(prepared.norm_ih)),
+        _add(prepared.bias_hh, _bias(prepared.norm_hh)),
+    )
     if not cell.separate:
         bias_x, bias_h = _add(bias_x, bias_h), None
-    source, tokens = _input(path.input, x, (path.groups * len(cell.gates), units))
+    source, tokens = _input(prepared.input, x, (prepared.groups * len(cell.gates), units))
     dense = source.dim() == 2
     plan = Plan(
         cell=cell,
-        groups=path.groups,
+        groups=prepared.groups,
         units=units,
         batch_sizes=tuple(batch_sizes),
         reverse=reverse,
-        norm_x=None if path.norm_ih is None else Norm.of(path.norm_ih),
-        norm_h=None if path.norm_hh is None else Norm.of(path.norm_hh),
-        norm_c=None if path.norm_cell is None else Norm.of(path.norm_cell),
+        norm_x=None if prepared.norm_ih is None else Norm.of(prepared.norm_ih),
+        norm_h=None if prepared.norm_hh is None else Norm.of(prepared.norm_hh),
+        norm_c=None if prepared.norm_cell is None else Norm.of(prepared.norm_cell),
         tokens=tokens,
     )
     arguments = Arguments(
         input=source,
-        weight_x=weights(path.input)[0] if dense else None,
+        weight_x=weights(prepared.input)[0] if dense else None,
         bias_x=bias_x,
         bias_h=bias_h,
-        gain_x=_gain(path.norm_ih),
-        gain_h=_gain(path.norm_hh),
-        gain_c=_gain(path.norm_cell),
-        bias_c=_bias(path.norm_cell),
-        projection=path.projection,
+        gain_x=_gain(prepared.norm_ih),
+        gain_h=_gain(prepared.norm_hh),
+        gain_c=_gain(prepared.norm_cell),
+        bias_c=_bias(prepared.norm_cell),
+        projection=prepared.projection,
         h=states["h"],
         c=states.get("c"),
         recurrent=recurrent[0],

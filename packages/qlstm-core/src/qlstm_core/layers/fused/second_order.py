@@ -11,7 +11,7 @@ from torch import Tensor
 from qlstm_core.layers.fused.plan import Arguments, Plan
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
 from qlstm_core.layers.norm_contract import Norm
-from qlstm_core.layers.prepared import Path
+from qlstm_core.layers.prepared import PreparedCell
 from qlstm_core.layers.sequence import run_loop
 
 
@@ -44,13 +44,13 @@ def replay(
     return [next(found) if t is not None and t.requires_grad else None for t in own]
 
 
-def _path(plan: Plan, own: Arguments, moments: dict[str, tuple[Tensor, Tensor]]) -> Path:
+def _path(plan: Plan, own: Arguments, moments: dict[str, tuple[Tensor, Tensor]]) -> PreparedCell:
     shape = (plan.segments, plan.units)
 
     def norm(side: Norm | None, gain: Tensor | None, bias: Tensor | None, key: str) -> Any:
         return None if side is None else _Normalizer(side, gain, bias, moments[key])
 
-    return Path(
+    return PreparedCell(
         cell=plan.cell,
         input=_Table(own.input) if own.weight_x is None else Dense(own.weight_x.view(*shape, -1)),
         recurrent=_recurrent(plan, own),
