@@ -143,6 +143,8 @@ def test_step_with_one_sequence_takes_running_statistics() -> None:
     [
         (lambda: BatchSeparate(max_steps=0), "max_steps must be at least 1, got 0"),
         (lambda: BatchShared(momentum=1.5), r"momentum must lie in \[0, 1\], got 1.5"),
+        (lambda: BatchShared(eps=0.0), "eps must be positive, got 0.0"),
+        (lambda: BatchSeparate(eps=float("nan")), "eps must be positive, got nan"),
     ],
 )
 def test_bad_options(build: object, message: str) -> None:

@@ -23,6 +23,8 @@ class _BatchNorm(Normalizer):
         super().__init__()
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        if not eps > 0:  # torch divides by √eps where all sequences agree, and refuses 0 in training
+            raise ValueError(f"eps must be positive, got {eps}")
         self.steps = steps
         self.initial_gain = gain
         self.eps = eps

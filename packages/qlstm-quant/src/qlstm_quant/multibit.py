@@ -27,9 +27,10 @@ class Alternating(Quantizer):
     """Alternating multi-bit quantization: ``W ≈ Σ_k α_k B_k`` with every B_k in {−1, +1} and free α_k.
 
     Forward: start greedily, ``α_k = mean|r|, B_k = sign(r), r ← r − α_k B_k``; then ``iterations`` times
-    give every weight the nearest of the ``2^bits`` levels and solve ``min_α ‖w − Σ α_k B_k‖²`` for these
-    codes; the result is the nearest levels for the last α. No half-step can raise the squared error, so it is
-    never worse than the greedy start. With one bit this is ``bwn``, smallest α included.
+    solve ``min_α ‖w − Σ α_k B_k‖²`` for the codes and give every weight the nearest of the ``2^bits`` levels
+    of the new α. No half-step can raise the squared error, so it is never worse than the greedy start. With
+    no iteration every weight takes the nearest level of the greedy α. With one bit this is ``bwn``, smallest
+    α included.
     Gradient: straight-through.
 
     Args:
@@ -40,7 +41,7 @@ class Alternating(Quantizer):
     Raises:
         TypeError, ValueError: options of another type or outside their range.
 
-    Reference: Xu et al. 2018, arXiv:1802.00150.
+    Reference: Xu et al. 2018, arXiv:1802.00150, algorithm 2.
     """
 
     def __init__(self, bits: int = 2, iterations: int = 2, per_row: bool = False) -> None:
@@ -88,28 +89,48 @@ class Alternating(Quantizer):
         if self.bits == 1:  # mean|w| is the optimum
             return binary_scale(mean_magnitude(magnitude, per_row=self.per_row), dtype).unsqueeze(-1)
         unit, peak = over_peak(magnitude, per_row=self.per_row)
-        scales = self._greedy_scales(unit)
-        for _ in range(self.iterations):
-            levels, codes = _codebook(scales)
-            counts, sums = self._cells(unit, levels)
-            scales = _least_squares(counts, sums, codes)
+        scales, gram, moments = self._greedy(unit)
+        for iteration in range(self.iterations):
+            if iteration > 0:
+                levels, codes = _codebook(scales)
+                gram, moments = _normal_equations(*self._cells(unit, levels), codes)
             # Levels are the same for −α, and for α in any order.
-            scales = scales.abs().sort(-1, descending=True).values
+            scales = _solve(gram, moments).abs().sort(-1, descending=True).values
         scales = scales * peak.unsqueeze(-1)
         # The largest level may lie above the largest weight, but must be finite.
         limits = torch.finfo(dtype)
         largest = limits.max * (1 - self.bits * limits.eps)
         return (scales * (largest / scales.sum(-1, keepdim=True)).clamp(max=1)).to(dtype)
 
-    def _greedy_scales(self, unit: Tensor) -> Tensor:
-        """Return mean|r| of the successive residuals r, ``(gates, 1 or rows, bits)``, float64."""
+    def _greedy(self, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the greedy scales, descending, and the normal equations of the greedy codes.
+
+        Residuals are kept as magnitudes: the sign of a code relative to the one before it is that of
+        ``|r| − α``, so that ``B_j B_k`` is the product of the relative signs between j and k.
+
+        Args:
+            unit: magnitudes over their peak, ``(gates, rows, cols)``.
+
+        Returns:
+            ``mean|r|`` of the successive residuals r, ``(gates, 1 or rows, bits)``; ``BᵀB``, ``(gates, 1 or
+            rows, bits, bits)``; and ``Bᵀ|w|``, shaped as the scales; float64.
+        """
         count = max(self._count(unit), 1)
-        residual = unit
-        scales = [bounded_sum(residual, per_row=self.per_row) / count]
-        for _ in range(self.bits - 1):
-            residual = (residual - scales[-1].to(residual.dtype).unsqueeze(-1)).abs_()
+        total = bounded_sum(unit, per_row=self.per_row)
+        scales, moments = [total / count], [total]
+        gram = torch.full((*total.shape, self.bits, self.bits), float(self._count(unit))).to(total)
+        residual, products = unit, [torch.ones_like(unit)]
+        for k in range(1, self.bits):
+            excess = residual - scales[-1].to(residual.dtype).unsqueeze(-1)
+            relative = binary_codes(excess)
+            residual = excess.abs_()
             scales.append(bounded_sum(residual, per_row=self.per_row) / count)
-        return torch.stack(scales, -1).sort(-1, descending=True).values
+            products = [signs.mul_(relative) for signs in products]
+            for j, signs in enumerate(products):
+                gram[..., j, k] = gram[..., k, j] = bounded_sum(signs, per_row=self.per_row)
+            moments.append(bounded_sum(products[0] * unit, per_row=self.per_row))
+            products.append(torch.ones_like(unit))
+        return torch.stack(scales, -1).sort(-1, descending=True).values, gram, torch.stack(moments, -1)
 
     def _cells(self, unit: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Return how many weights are nearest to each level and the sum of their magnitudes."""
@@ -177,17 +198,29 @@ def _look_up(magnitude: Tensor, levels: Tensor, table: Tensor) -> Tensor:
     return values.addcmul_(reached, entries[-1])
 
 
-def _least_squares(counts: Tensor, sums: Tensor, codes: Tensor) -> Tensor:
-    """Return the α that minimises ``‖w − Σ α_k B_k‖²`` for given codes, ``(gates, groups, bits)``.
+def _normal_equations(counts: Tensor, sums: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``BᵀB = Σ_c n_c b_c b_cᵀ`` and ``Bᵀ|w| = Σ_c s_c b_c`` over the cells c.
 
-    Normal equations: ``(BᵀB) α = Bᵀw``, ``BᵀB = Σ_c n_c b_c b_cᵀ``, ``Bᵀw = Σ_c s_c b_c`` over the cells c.
+    Args:
+        counts: n, the number of weights of each cell, ``(gates, groups, cells)``.
+        sums: s, the sum of their magnitudes, of the same shape.
+        codes: b, ``(gates, groups, cells, bits)``.
     """
     gram = torch.einsum("...c,...cj,...ck->...jk", counts, codes, codes)
-    moments = torch.einsum("...c,...ck->...k", sums, codes)
-    total = counts.sum(-1).clamp(min=1)
-    ridge = RIDGE * total[..., None, None] * torch.eye(codes.shape[-1], dtype=gram.dtype, device=gram.device)
-    solution: Tensor = torch.linalg.solve_ex(gram + ridge, moments.unsqueeze(-1)).result.squeeze(-1)
-    return solution
+    return gram, torch.einsum("...c,...ck->...k", sums, codes)
+
+
+def _solve(gram: Tensor, moments: Tensor) -> Tensor:
+    """Return the α that minimises ``‖w − Σ α_k B_k‖²`` for given codes, ``(gates, groups, bits)``.
+
+    Args:
+        gram: ``BᵀB``, whose diagonal is the number of weights.
+        moments: ``Bᵀw``.
+    """
+    ridge = RIDGE * gram[..., 0, 0].clamp(min=1)[..., None, None]
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    solution: Tensor = torch.linalg.solve_ex(gram + ridge * identity, moments.unsqueeze(-1)).result
+    return solution.squeeze(-1)
 
 
 def _differences(cumulative: list[Tensor]) -> Tensor:
