@@ -251,12 +251,14 @@ def _keep_digests(path: Path, planted: str) -> Any:
 
 def makes_compiled_code(root: Path, file: str) -> bool:
     """Return whether a file has compiled functions, or others take names from it into compiled functions."""
-    core = root / "packages/qlstm-core/src"
-    if not (root / file).is_relative_to(core):
-        return False
-    compiled = [p for p in core.rglob("*.py") if _uses_numba(p.read_text("utf-8"))]
-    sources = {*compiled, *(source for path in compiled for source in _imported(path, core))}
-    return root / file in sources
+    for source in (root / "packages" / package / "src" for package in PACKAGES):
+        if (root / file).is_relative_to(source):
+            compiled = [path for path in source.rglob("*.py") if _uses_numba(path.read_text("utf-8"))]
+            return root / file in {
+                *compiled,
+                *(taken for path in compiled for taken in _imported(path, source)),
+            }
+    return False
 
 
 def _uses_numba(text: str) -> bool:
@@ -269,7 +271,7 @@ def _uses_numba(text: str) -> bool:
 def _imported(path: Path, root: Path) -> Iterator[Path]:
     """Yield the files from which a module takes names when it is imported itself."""
     for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qlstm_core"):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qlstm_"):
             module = root / node.module.replace(".", "/")
             yield module.with_suffix(".py")
             yield from (module / f"{alias.name}.py" for alias in node.names)
@@ -327,11 +329,11 @@ class Copy:
         text = mistake.apply(before.decode("utf-8"))
         if text is None:
             return "does not apply"
-        core = "/qlstm_core/" in mistake.file
         compiled = makes_compiled_code(self.tree, mistake.file)
+        borrows = compiled or "/qlstm_core/" in mistake.file
         try:
             self._write(path, text.encode("utf-8"))
-            with self._borrowed_cache() if core else _as_it_is(self.cache) as cache:
+            with self._borrowed_cache() if borrows else _as_it_is(self.cache) as cache:
                 kind = "compiled" if compiled else "other"
                 limit = self.limit if compiled else self.patience
                 code, _ = self._run(list(mistake.tests), cache, kind, limit, stop=True)

@@ -92,7 +92,7 @@ def test_plugin_that_replaces_the_output_does_not_swallow_the_table(
 def test_table_is_folded_to_a_terminal(installed: Registry) -> None:
     with pytest.warns(match="plugin"):
         records = installed.plugins()
-    plain, folded = cli._table(records, None), cli._table(records, 80)
+    plain, folded = cli._aligned(records, None), cli._aligned(records, 80)
     indent = plain[0].index("PROVIDES")
     assert max(map(len, plain)) > 80 >= max(map(len, folded))
     assert " ".join(" ".join(folded).split()) == " ".join(" ".join(plain).split())

@@ -86,7 +86,7 @@ example:
 
 _WARMUP_DESCRIPTION = """\
 Compile the kernels of packed inference now, so that the first call of a program need not. Compiled code is
-kept on disk for this version of qlstm-core and this kind of CPU: it is compiled anew after an upgrade.
+kept on disk for this version of qlstm-core and this kind of CPU: it is compiled again after an upgrade.
 With a FILE, compile what that network needs; else what 1-bit and ternary networks need.
 """
 
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0; 1 where a check failed; 2 for unusable input.
 
     Args:
-        arguments: without the program's name; default: those of the process.
+        arguments: the words behind the program's name; default: those of the process.
     """
     return terminal.run("qlstm", lambda: _main(arguments))
 
@@ -149,11 +149,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 0
     try:
         code: int = options.run(options)
-    except (
-        PluginError,
-        _InputError,
-        ImportError,
-    ) as error:  # ImportError: Numba, beside a NumPy too new for it
+    # ImportError: Numba, beside a NumPy too new for it.
+    except (PluginError, _InputError, ImportError) as error:
         parser.error(str(error))
     return code
 
@@ -229,7 +226,7 @@ def _plugins(options: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print("\n".join(_table(records, width)))
+        print("\n".join(_aligned(records, width)))
     return 0
 
 
@@ -275,7 +272,7 @@ def _read(path: str) -> tuple[Network, int]:
         raise _InputError(f"{path}: too large for the memory of this machine") from error
 
 
-def _table(records: Sequence[PluginRecord], width: int | None) -> list[str]:
+def _aligned(records: Sequence[PluginRecord], width: int | None) -> list[str]:
     """Return aligned lines, the last column folded to ``width`` characters; a file or pipe has no width."""
     rows: list[tuple[str, str, str, list[str]]] = [("PLUGIN", "VERSION", "STATUS", ["PROVIDES"])]
     for record in records:

@@ -12,15 +12,15 @@ _REFUSED = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def run(program: str, command: Callable[[], int]) -> int:
-    """Run a command line and return its exit code; what its output meets is no traceback.
+    """Run a command line and return its exit code; no failure of its output shows as a traceback.
 
     A character that the terminal's encoding lacks is written as Python's escape; a stream that is closed
     takes everything; a reader that has gone away ends the command with 1, without a word; a full disk ends it
     with 1 and a line.
 
     Args:
-        program: its name.
-        command: does the work and returns the exit code.
+        program: name of the program, for messages.
+        command: the function that does the work and returns the exit code.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

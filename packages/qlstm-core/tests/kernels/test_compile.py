@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-import importlib
+import importlib.util
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numba
 import pytest
@@ -85,7 +87,33 @@ def test_an_edit_in_a_called_file_is_seen(process):
     assert (after(10), hits(after)) == (36, 0)
 
 
-# Loads jit.py alone, without torch. `chain` is too long for LLVM to put it into its callers.
+SOURCES = Path(qlstm_core.kernels.compile.__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("edited", "changes"),
+    [
+        ("cli.py", False),
+        ("packed/layer.py", False),
+        ("packed/kernels/avx2.py", False),
+        ("packed/engine/program.py", True),
+        ("kernels/gemm.py", True),
+    ],
+)
+def test_the_digest_covers_the_toolkit_and_the_callers_folder_alone(tmp_path, edited, changes):
+    shutil.copytree(SOURCES, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    spec = importlib.util.spec_from_file_location("copied", tmp_path / "copy" / "kernels" / "compile.py")
+    copied = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copied)
+    caller = tmp_path / "copy" / "packed" / "engine"
+    before = copied.source_digest(caller)
+    with (tmp_path / "copy" / edited).open("a") as file:
+        file.write("# a comment\n")
+    copied.source_digest.cache_clear()
+    assert (copied.source_digest(caller) != before) == changes
+
+
+# Loads compile.py alone, without torch. `chain` is too long for LLVM to put it into its callers.
 STEPS = "        v = (v * v + factor) % 1009\n" * 80
 COLLISION = f"""
 import importlib.util, sys

@@ -28,7 +28,16 @@ from numpy.typing import NDArray
 from qlstm_core.files import replace_file
 from qlstm_core.layers.cell import GRU_CELL
 from qlstm_core.packed.kernels.layout import MAX_COLUMNS
-from qlstm_core.packed.network import PACKED_CELLS, Bits, Config, Level, Matrix, Network, Norm, PackedCell
+from qlstm_core.packed.network import (
+    PACKED_CELLS,
+    Bits,
+    Config,
+    Level,
+    Matrix,
+    Network,
+    PackedCell,
+    PackedNorm,
+)
 
 FILE_VERSION = 1
 """Version of the files that this module writes; it reads no later one."""
@@ -359,7 +368,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= float(np.finfo(np.float32).max)
 
 
-def _norm(reader: _Reader, name: str, about: Any, segments: int, units: int) -> Norm:
+def _norm(reader: _Reader, name: str, about: Any, segments: int, units: int) -> PackedNorm:
     if not isinstance(about, dict) or set(about) != {"statistics", "centered", "eps"}:
         _fail(f"{name} must have the entries statistics, centered and eps")
     statistics, centered, eps = about["statistics"], about["centered"], about["eps"]
@@ -376,4 +385,4 @@ def _norm(reader: _Reader, name: str, about: Any, segments: int, units: int) -> 
         running = (mean, reader.take(f"{name}.var", mean.shape))
         if running[1].min() + eps <= 0:
             _fail(f"{name} has a running variance that is not positive")
-    return Norm(statistics, centered, float(eps), gain, bias, running)
+    return PackedNorm(statistics, centered, float(eps), gain, bias, running)

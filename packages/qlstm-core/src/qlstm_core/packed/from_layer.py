@@ -17,7 +17,16 @@ from qlstm_core.layers.norm_contract import norm_obstacle
 from qlstm_core.layers.prepared import PreparedCell
 from qlstm_core.layers.weights import recompute, suffix_of
 from qlstm_core.packed.kernels.layout import MAX_COLUMNS
-from qlstm_core.packed.network import PACKED_CELLS, Bits, Config, Floats, Matrix, Network, Norm, PackedCell
+from qlstm_core.packed.network import (
+    PACKED_CELLS,
+    Bits,
+    Config,
+    Floats,
+    Matrix,
+    Network,
+    PackedCell,
+    PackedNorm,
+)
 
 
 def _tolerance(dtype: torch.dtype) -> float:
@@ -178,7 +187,7 @@ def _row_factor(
     return _floats(factor)
 
 
-def _described(norm: Normalizer, prepared: PreparedCell) -> Norm:
+def _described(norm: Normalizer, prepared: PreparedCell) -> PackedNorm:
     """Return a normaliser as data.
 
     Raises:
@@ -196,7 +205,7 @@ def _described(norm: Normalizer, prepared: PreparedCell) -> Norm:
         running = (_floats(norm.get_buffer("running_mean")), _floats(norm.get_buffer("running_var")))
     values: Any = norm
     bias = None if values.bias is None else _floats(values.bias)
-    return Norm(norm.statistics, norm.centered, float(values.eps), _floats(values.gain), bias, running)
+    return PackedNorm(norm.statistics, norm.centered, float(values.eps), _floats(values.gain), bias, running)
 
 
 def _bias(prepared: PreparedCell, layer: RecurrentLayer) -> Floats | None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from collections.abc import Callable
-from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,18 +13,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers import RecurrentLayer
-from qlstm_core.layers.border import watched
 from qlstm_core.layers.call import SequenceCall, bare
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
-from qlstm_core.layers.checks import check_features, check_state, check_tokens
+from qlstm_core.layers.checks import check_features, check_tokens
 from qlstm_core.packed import file_format
-from qlstm_core.packed.engine.kernel_calls import bind, resolve
-from qlstm_core.packed.engine.loop import run
-from qlstm_core.packed.engine.program import Program, build
+from qlstm_core.packed.arguments import as_rows, as_state, as_tensor, initial_state
+from qlstm_core.packed.executor import Executor
 from qlstm_core.packed.from_layer import extract
 from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, outweighed
-from qlstm_core.packed.kernels.choose import choose
-from qlstm_core.packed.kernels.layout import aligned
 from qlstm_core.packed.network import Bits, Network
 from qlstm_core.packed.stream import Stream
 
@@ -44,41 +37,18 @@ def default_activation_bits(network: Network) -> int:
     return 16 if any(norm.statistics == "features" for norm in norms) else 12
 
 
-_CPU = torch.device("cpu")
-_NO_TOKENS = np.zeros(0, np.int64)
-
-
-class _Room(threading.local):
-    """Memory that a thread's calls compute in: fresh pages for each would cost more than a short sequence."""
-
-    most_kept = 2**22
-    kept = aligned((0,), np.uint8)
-
-    def of(self, size: int) -> NDArray[np.uint8]:
-        """Return at least ``size`` bytes, of any content; up to 4 MiB are kept for the next call."""
-        if size <= len(self.kept):
-            return self.kept
-        room = aligned((size,), np.uint8)
-        if size <= self.most_kept:
-            self.kept = room
-        return room
-
-
-_ROOM = _Room()
-
-
 class PackedLayer(SequenceCall):
     """A recurrent network with its weights as bits, ready to run on the CPU.
 
     Args:
-        network: its content.
-        activation_bits: bits of a table entry, the sum of four activations: 8, 12 or 16; default:
+        network: the network to run.
+        activation_bits: bits of a table entry, the sum of a group of activations: 8, 12 or 16; default:
             :func:`default_activation_bits`.
 
     Attributes:
-        network: the content.
+        network: the network.
         batch_first: whether a padded batch comes before its steps.
-        activation_bits: of the tables.
+        activation_bits: bits of a table entry.
         kernel: name of the kernel that runs, see :func:`qlstm_core.packed.kernels.choose.choose`.
     """
 
@@ -89,15 +59,11 @@ class PackedLayer(SequenceCall):
         self.batch_first = network.config.batch_first
         bits = default_activation_bits(network) if activation_bits is None else activation_bits
         self.activation_bits = bits
-        kernel = choose()
-        self.kernel = kernel.name
-        self._program: Program = build(network, self.activation_bits, kernel.span)
-        p = self._program
-        record, self._functions = bind(kernel, self.activation_bits, p.pairings)
+        self._executor = Executor(network, bits)
+        self.kernel = self._executor.kernel
         self._looked = not any(
             isinstance(network.cells[0].matrices.get(key), Bits) for key in ("ih", "inner")
         )
-        self._arrays = (self.cell is GRU_CELL, record, p.cells, p.matrices, p.blocks, p.floats)
 
     def __call__(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
         """Run whole sequences; shapes, states and errors as of the layer that was packed.
@@ -115,13 +81,13 @@ class PackedLayer(SequenceCall):
         Raises:
             ValueError, RuntimeError: shapes, dtypes and tokens that do not fit, as the layer raises.
         """
-        if isinstance(state, Stream) and state.steps and self._program.cells["steps"].max() > 1:
+        if isinstance(state, Stream) and state.steps and self._executor.program.cells["steps"].max() > 1:
             raise ValueError(
                 "a whole sequence counts its steps from 0, and batch statistics are kept for each step: go "
-                "on with step(), or begin anew from tuple(state)"
+                "on with step(), or begin again from tuple(state)"
             )
-        states = _states(state)
-        given = x._replace(data=_tensor(x.data)) if isinstance(x, PackedSequence) else _tensor(x)
+        states = as_state(state)
+        given = x._replace(data=as_tensor(x.data)) if isinstance(x, PackedSequence) else as_tensor(x)
         output, final = self._call(given, states)
         if isinstance(x, np.ndarray):
             return output.numpy(), bare(tuple(s.numpy() for s in final))
@@ -134,7 +100,7 @@ class PackedLayer(SequenceCall):
         larger than the others leaves few bits for them. Scale such features, or pack with more bits.
 
         Args:
-            x, state: as for a call.
+            x, state: those of a call.
 
         Returns:
             ``‖y − exact‖ / ‖exact‖`` of the outputs, the exact ones with the same weights as float32.
@@ -205,12 +171,12 @@ class PackedLayer(SequenceCall):
             ValueError: a bidirectional network; shapes, dtypes and tokens that do not fit.
         """
         tensor = isinstance(x, Tensor)
-        array: NDArray[Any] = _tensor(x).numpy() if tensor else np.asarray(x)
+        array: NDArray[Any] = as_tensor(x).numpy() if tensor else np.asarray(x)
         if not isinstance(state, Stream):
             state = self._begin(array, state)
-        elif state.program is not self._program:
+        elif state.executor is not self._executor:
             self._take_over(state)
-        self._run(*state.take(array))
+        self._executor.run(*state.take(array))
         state.steps += 1
         return (state.y_tensor if tensor else state.y), state
 
@@ -229,7 +195,7 @@ class PackedLayer(SequenceCall):
         Raises:
             ValueError, RuntimeError: a bidirectional network; shapes that do not fit; negative steps.
         """
-        given = _states(state)
+        given = as_state(state)
         if given is None:
             raise ValueError("a stream without a state begins with step(x, None)")
         if type(steps) is not int or steps < 0:
@@ -248,7 +214,7 @@ class PackedLayer(SequenceCall):
         batched = x.ndim > features
         if features and x.size and not self._looked:
             self._look(x.reshape(-1, x.shape[-1]), stacklevel=4)
-        given = _states(state)
+        given = as_state(state)
         if given is not None and not batched:
             given = tuple(s.unsqueeze(1) for s in given)
         return self._bound(given, len(x) if batched else 1, batched)
@@ -257,25 +223,18 @@ class PackedLayer(SequenceCall):
         if self.network.config.bidirectional:
             raise ValueError("a bidirectional network needs whole sequences: there is no step")
         stream = Stream(*self._start(state, batch), batched, steps)
-        stream.bind(self._program, self._arrays)
+        stream.bind(self._executor)
         return stream
 
     def _take_over(self, stream: Stream) -> None:
         """Bind a copy of a stream, which may come from a file, to this network."""
-        if stream.program is not None:
+        if stream.executor is not None:
             raise ValueError(
                 "the state belongs to another packed network; begin with state=None, or go on from a copy, "
                 "state.clone()"
             )
         own = self.stream(tuple(stream), stream.steps)
         stream.__dict__.update(own.__dict__)
-
-    @cached_property
-    def _run(self) -> Callable[..., None]:
-        """The engine for any arguments: sizes differ, types do not."""
-        example = Stream(*self._start(None, 1), batched=True)
-        example.bind(self._program, self._arrays)
-        return resolve(run, example.take(np.zeros((1, self.network.config.input_size), np.float32)))
 
     def _look(self, x: NDArray[np.float32], stacklevel: int) -> None:
         """Warn, at the first call with vectors only, where one feature leaves few bits for the others."""
@@ -299,37 +258,15 @@ class PackedLayer(SequenceCall):
     def _rows(
         self, x: Tensor, state: tuple[Tensor, ...] | None, batch_sizes: list[int]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        config = self.network.config
-        batch, rows = batch_sizes[0], len(x)
-        h, c = self._start(state, batch)
-        y = np.empty((rows, config.output_size * config.directions), np.float32)
-        sizes = np.array(batch_sizes, np.int64)
-        starts = np.cumsum(sizes) - sizes
-        places, size = self._program.places(batch, rows)
-        inputs = _inputs(x, config.input_size)
-        if not self._looked and len(inputs[0]):
-            self._look(inputs[0], stacklevel=6)
-        self._run(*self._arrays, *inputs, sizes, starts, h, c, y, 0, _ROOM.of(size), places)
+        h, c = self._start(state, batch_sizes[0])
+        vectors, tokens = as_rows(x, self.network.config.input_size)
+        if not self._looked and len(vectors):
+            self._look(vectors, stacklevel=6)
+        y = self._executor.run_sequences(vectors, tokens, batch_sizes, h, c)
         return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.cell.states)])
 
-    def _shapes(self, batch: int) -> list[tuple[int, int, int]]:
-        config = self.network.config
-        cells = len(self.network.cells)
-        return [(cells, batch, config.output_size), (cells, batch, config.hidden_size)][
-            : len(self.cell.states)
-        ]
-
     def _start(self, state: tuple[Tensor, ...] | None, batch: int) -> tuple[Any, Any]:
-        """Return copies of the initial state; c of a GRU has no features."""
-        shapes = self._shapes(batch)
-        if state is None:
-            arrays = [np.zeros(shape, np.float32) for shape in shapes]
-        else:
-            check_state(type(self).__name__, state, shapes, torch.float32, _CPU)
-            arrays = [np.array(s.detach().numpy(), order="C") for s in state]
-        if len(arrays) == 1:
-            arrays.append(np.zeros((shapes[0][0], batch, 0), np.float32))
-        return arrays[0], arrays[1]
+        return initial_state(type(self).__name__, self.network.config, state, batch)
 
 
 class PackedLSTM(PackedLayer):
@@ -385,32 +322,5 @@ def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLay
     return packed_layer(extract(layer), activation_bits)
 
 
-def _states(state: Any) -> tuple[Tensor, ...] | None:
-    if state is None:
-        return None
-    given = (state,) if isinstance(state, Tensor | np.ndarray) else tuple(state)
-    return tuple(_tensor(s) for s in given)
-
-
 def _values(output: Any) -> NDArray[np.float64]:
     return np.asarray(output.data if isinstance(output, PackedSequence) else output, np.float64)
-
-
-def _tensor(x: Any) -> Tensor:
-    """Return a tensor on the CPU, without gradient, that shares memory where it can."""
-    if (observer := watched()) is not None:
-        raise TypeError(f"packed networks are no operators of torch, and {observer}: call them outside of it")
-    if isinstance(x, np.ndarray):
-        return torch.from_numpy(x if x.flags.writeable and x.flags.c_contiguous else x.copy())
-    if not isinstance(x, Tensor):
-        raise TypeError(f"expected a torch tensor or a NumPy array, got {type(x).__name__}")
-    if not x.is_cpu:
-        raise ValueError(f"packed networks run on the CPU, got a tensor on {x.device}: use .cpu()")
-    return x.detach() if x.requires_grad else x
-
-
-def _inputs(x: Tensor, features: int) -> tuple[Any, Any]:
-    """Return vectors and tokens, one of them without rows."""
-    if x.is_floating_point():
-        return np.ascontiguousarray(x.float().numpy()), _NO_TOKENS
-    return np.empty((0, features), np.float32), np.ascontiguousarray(x.numpy(), np.int64)

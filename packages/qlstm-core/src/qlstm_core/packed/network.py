@@ -62,7 +62,7 @@ class Bits:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of signs and scales."""
+        """Number of bytes of signs and scales."""
         return self.signs.nbytes + self.scales.nbytes
 
     def unpack(self) -> BitPlanes:
@@ -106,9 +106,9 @@ class Config:
 
     Args:
         cell: the equations, one of ``PACKED_CELLS``.
-        input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size: as the layer's.
-        groups: independent groups of each layer.
-        rank: of factorized weights, else ``None``.
+        input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size: those of the layer.
+        groups: number of independent groups of each layer.
+        rank: rank of factorized weights, else ``None``.
         labels: quantizers and normalisers as the layer shows them, for people to read.
     """
 
@@ -126,12 +126,12 @@ class Config:
 
     @property
     def gates(self) -> int:
-        """Gates of the cell."""
+        """Number of gates of the cell."""
         return len(self.cell.gates)
 
     @property
     def output_size(self) -> int:
-        """Features of the hidden state and of one direction's output."""
+        """Number of features of the hidden state and of one direction's output."""
         return self.proj_size or self.hidden_size
 
     @property
@@ -146,7 +146,7 @@ class Config:
                 yield layer, direction
 
     def layer_input_size(self, layer: int) -> int:
-        """Features that a layer receives."""
+        """Number of features that a layer receives."""
         return self.input_size if layer == 0 else self.output_size * self.directions
 
     def shapes(self, layer: int) -> dict[str, tuple[int, int, int]]:
@@ -165,15 +165,19 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Norm:
-    """A normaliser of activations: ``gain ⊙ (x − μ) / √(v + eps) + bias``.
+class PackedNorm:
+    """A normaliser of activations as it is stored: ``gain ⊙ (x − μ) / √(v + eps) + bias``.
+
+    :class:`qlstm_core.layers.norm_contract.Norm` is what a living normaliser promises, whose running
+    statistics training updates; this is the whole of one in ``eval()``, gain and bias included, as float32
+    arrays.
 
     Args:
         statistics: ``"features"``: moments of each segment as it comes; ``"batch"``: those kept in training.
         centered: whether μ is subtracted.
         eps: added to the variance.
         gain: ``(segments, units)``.
-        bias: the same, or ``None``.
+        bias: ``(segments, units)``, or ``None``.
         running: mean and variance, ``(steps, segments, units)`` each, of ``"batch"``; step t uses row
             ``min(t, steps − 1)``.
     """
@@ -186,7 +190,7 @@ class Norm:
     running: tuple[Floats, Floats] | None = None
 
     def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return what remains behind the moments: factor and shift, ``(steps, segments, units)``."""
+        """Return what follows the moments: factor and shift, ``(steps, segments, units)``."""
         gain = self.gain.astype(np.float64)[None]
         bias = np.zeros_like(gain) if self.bias is None else self.bias.astype(np.float64)[None]
         if self.running is None:
@@ -202,8 +206,8 @@ class PackedCell:
 
     Args:
         matrices: by the keys of :meth:`Config.shapes`.
-        factors: ``"ih"``, ``"hh"`` → ``(segments, units)``: what a normaliser of weights multiplies the rows
-            with.
+        factors: ``"ih"``, ``"hh"`` → ``(segments, units)``, with which a normaliser of weights multiplies the
+            rows.
         norms: ``"ih"``, ``"hh"``, ``"cell"`` → normalisers of activations.
         bias: added after normalisation, ``(segments, units)``; of a GRU without normaliser ``(4, units)``,
             whose last row stands inside the reset gate's product. ``None`` without bias.
@@ -211,7 +215,7 @@ class PackedCell:
 
     matrices: dict[str, Matrix]
     factors: dict[str, Floats]
-    norms: dict[str, Norm]
+    norms: dict[str, PackedNorm]
     bias: Floats | None
 
     def tensors(self) -> dict[str, Any]:

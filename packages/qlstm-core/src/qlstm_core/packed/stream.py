@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qlstm_core.packed.engine.program import Program
+from qlstm_core.packed.engine.operands import Inputs, Workspace
+from qlstm_core.packed.executor import Executor
 from qlstm_core.packed.kernels.layout import aligned
 
 _FLOAT32, _INT32, _INT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int64)
@@ -22,27 +23,28 @@ class Stream:
     It belongs to one stream of steps and is changed by each; two threads need one each. Iterating gives
     copies of the current state as ``nn.LSTM`` shapes it, so ``h, c = stream`` and ``packed(x,
     tuple(stream))`` work. A copy of a stream, by :meth:`clone`, ``copy`` or ``pickle``, is a stream of its
-    own that goes on from the same step; whichever network takes its next step, of the same sizes, it then
-    belongs to.
+    own that goes on from the same step; it then belongs to whichever network of the same sizes takes its next
+    step.
 
     Args:
         h, c: the state, which is changed; c of a GRU has no features.
         batched: whether steps have a batch dimension.
-        steps: how many steps have been processed.
+        steps: number of steps that have been processed.
 
     Attributes:
-        steps: how many steps have been processed.
+        steps: number of steps that have been processed.
     """
 
     def __init__(self, h: NDArray[np.float32], c: NDArray[np.float32], batched: bool, steps: int = 0) -> None:
-        self.program: Program | None = None
+        self.executor: Executor | None = None
         self.batched = batched
         self.steps = steps
         self._h, self._c = h, c
 
-    def bind(self, program: Program, arrays: tuple[Any, ...]) -> None:
-        """Make room for the steps of one network; ``arrays``: the engine's arguments before the input."""
-        config, h, c = program.config, self._h, self._c
+    def bind(self, executor: Executor) -> None:
+        """Make room for the steps of one network."""
+        program, h, c = executor.program, self._h, self._c
+        config = program.config
         batch = h.shape[1]
         places, size = program.places(batch, batch)
         x, tokens = aligned((batch, config.input_size), np.float32), np.zeros(batch, np.int64)
@@ -52,12 +54,12 @@ class Stream:
         self._x = x if self.batched else x[0]
         self._tokens = tokens if self.batched else tokens.reshape(())
         self._unsigned = tokens.view(np.uint64)
-        state = (np.full(1, batch, np.int64), np.zeros(1, np.int64), h, c, y)
+        sizes, starts = np.full(1, batch, np.int64), np.zeros(1, np.int64)
         # The engine's arguments around the number of steps: of x and tokens, one is without rows.
-        self._with_x = (*arrays, x, tokens[:0], *state)
-        self._with_tokens = (*arrays, x[:0], tokens, *state)
-        self._room = (aligned((size,), np.uint8), places)
-        self.program = program
+        self._with_x = (executor.arrays, Inputs(x, tokens[:0], sizes, starts), h, c, y)
+        self._with_tokens = (executor.arrays, Inputs(x[:0], tokens, sizes, starts), h, c, y)
+        self._workspace = Workspace(aligned((size,), np.uint8), places)
+        self.executor = executor
 
     def clone(self) -> Stream:
         """Return a stream of its own that goes on from here, for example for a beam of a search."""
@@ -68,7 +70,7 @@ class Stream:
         return Stream, (self._h.copy(), self._c.copy(), self.batched, self.steps)
 
     def take(self, x: NDArray[Any]) -> tuple[Any, ...]:
-        """Take in one step's vectors or tokens; return the engine's arguments, at each step of one type.
+        """Take in one step's vectors or tokens; return the engine's arguments, of one type at each step.
 
         Raises:
             ValueError: a shape, dtype or token that does not fit.
@@ -92,7 +94,7 @@ class Stream:
                 f"tokens must lie in [0, input_size), here [0, {self._x.shape[-1]}), "
                 f"got {own.min()} to {own.max()}"
             )
-        return *arguments, self.steps, *self._room
+        return *arguments, self.steps, self._workspace
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Yield copies of h and, of an LSTM, c, as tensors."""

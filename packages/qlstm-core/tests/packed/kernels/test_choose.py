@@ -97,7 +97,7 @@ def test_a_plugin_may_add_a_kernel(provide):
 
     def factory():
         asked.append(1)
-        return Kernel("better", portable.fill_tables, portable.product, "1")
+        return Kernel("better", portable.fill_tables, portable.product)
 
     provide(spec("better-still", priority=101, factory=factory))
     assert choose().name == "better"
@@ -191,7 +191,7 @@ json.dump(len(compiled), sys.stdout)
 def test_a_kernel_of_an_unknown_span_is_refused():
     portable = choose("portable")
     with pytest.raises(ValueError, match=r"kernel 'mine': span must be one of \(4, 6\), got 5"):
-        Kernel("mine", portable.fill_tables, portable.product, "1", span=5)
+        Kernel("mine", portable.fill_tables, portable.product, span=5)
 
 
 @pytest.mark.skipif(not has_vbmi(), reason="needs a CPU with AVX-512 VBMI")

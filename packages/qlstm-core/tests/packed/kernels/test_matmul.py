@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qlstm_core import BitPlanes
 from qlstm_core.packed.kernels import layout as packed_format
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, encode
+from qlstm_core.packed.kernels.activations import ENTRY_LIMIT
 from qlstm_core.packed.kernels.choose import Kernel, choose, has_avx2, has_vbmi
 from qlstm_core.packed.kernels.layout import MAX_COLUMNS, SPANS, PackedMatrix, aligned, groups_of, pack
 from qlstm_core.packed.kernels.matmul import matmul, one_hot, tables_shape
@@ -39,21 +39,23 @@ def planes_of(signs, scales) -> BitPlanes:
 
 
 def integers(kernel: Kernel, matrix: PackedMatrix, q, activation_bits: int):
-    """The kernel's sums, (columns, sums per row, rows), for integer activations (columns, cols)."""
+    """The kernel's sums, (count, sums per row, rows), for integer activations (count, cols)."""
     gates, rows, cols = matrix.shape
-    columns = len(q)
-    padded = np.zeros((columns, matrix.span * matrix.groups), np.int32)
+    count = len(q)
+    padded = np.zeros((count, matrix.span * matrix.groups), np.int32)
     padded[:, :cols] = q
-    codes = aligned((columns, matrix.span + 1, matrix.groups), np.int16)
-    norms = np.array([encode(padded[c], codes[c])[0] for c in range(columns)], np.int32)
-    tables = aligned(tables_shape(columns, matrix.groups, activation_bits, matrix.span), np.uint8)
-    sums = aligned((columns, matrix.length), np.int32)
+    codes = aligned((count, matrix.span + 1, matrix.groups), np.int16)
+    codes[:, :-1] = padded.reshape(count, matrix.span, -1)
+    codes[:, -1] = np.maximum(-padded.reshape(count, matrix.span, -1), 0).sum(1)
+    norms = np.abs(padded).sum(1, dtype=np.int32)
+    tables = aligned(tables_shape(count, matrix.groups, activation_bits, matrix.span), np.uint8)
+    sums = aligned((count, matrix.length), np.int32)
     sums[:] = -7
     kernel.fill_tables(activation_bits)(codes, tables)
     kernel.product(activation_bits, matrix.pairing)(matrix.blocks, tables, norms, sums)
     per_run = 16 * matrix.sums
-    runs = sums[:, : matrix.length // per_run * per_run].reshape(columns, -1, matrix.sums, 16)
-    return runs.swapaxes(1, 2).reshape(columns, matrix.sums, -1)[:, :, : gates * rows]
+    runs = sums[:, : matrix.length // per_run * per_run].reshape(count, -1, matrix.sums, 16)
+    return runs.swapaxes(1, 2).reshape(count, matrix.sums, -1)[:, :, : gates * rows]
 
 
 def expected(signs, q, pairing: int):
@@ -73,11 +75,11 @@ def test_integers_are_exact(data):
         data.draw(st.integers(1, 80)),
         data.draw(st.integers(1, 90)),
     )
-    columns = data.draw(st.integers(1, 9))
+    count = data.draw(st.integers(1, 9))
     generator = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     signs = generator.random(shape) < 0.5
     share = ENTRY_LIMIT[activation_bits] // max(SPANS)
-    size = (columns, shape[-1])
+    size = (count, shape[-1])
     q = {
         "random": lambda: generator.integers(-share, share + 1, size),
         "extreme": lambda: generator.choice([-share, share], size),
@@ -227,7 +229,7 @@ def test_one_hot_columns_are_read_directly(scales, cols, span):
         assert np.array_equal(found, expected(signs, np.eye(1, cols, column), matrix.pairing))
 
 
-def test_not_finite_activations_spoil_their_own_column_only(kernel):
+def test_activations_that_are_not_finite_spoil_their_own_vector_only(kernel):
     matrix = pack(quantized_weights()["binary"], kernel.span)
     x = np.ones((3, 257), np.float32)
     x[1, 200] = np.nan
@@ -266,7 +268,7 @@ def test_arguments_that_do_not_fit_are_named():
     kernel = choose("portable")
     matrix = pack(quantized_weights()["binary"], kernel.span)
     x = np.zeros((2, 257), np.float32)
-    with pytest.raises(ValueError, match="x must have shape"):
+    with pytest.raises(ValueError, match="vectors must have shape"):
         matmul(np.zeros((2, 256), np.float32), matrix, kernel=kernel)
     with pytest.raises(ValueError, match="activation_bits"):
         matmul(x, matrix, activation_bits=10, kernel=kernel)

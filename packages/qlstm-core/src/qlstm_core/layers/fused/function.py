@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from qlstm_core.layers.border import compiles, is_plain
+from qlstm_core.layers.fused.compiled.operands import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
 from qlstm_core.layers.fused.recurrent_product import product, write_outer, write_product
 from qlstm_core.layers.fused.second_order import replay
 from qlstm_core.layers.fused.steps import Backward, Forward, Pass
-from qlstm_core.layers.fused.tape import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X, Tape
+from qlstm_core.layers.fused.tape import Tape
 
 
 def run(plan: Plan, arguments: Arguments) -> tuple[Tensor, ...]:

@@ -10,12 +10,6 @@ from torch import Tensor
 from qlstm_core.layers.fused.plan import Arguments, Plan
 from qlstm_core.layers.norm_contract import Norm
 
-BIAS_X, BIAS_H, GAIN_H, GAIN_X = 0, 1, 2, 3
-"""Where :class:`Sums` has the gradients of the two sides' scales."""
-BIAS_C, GAIN_C = 0, 1
-"""The same for the cell state."""
-
-
 WORTH_KEEPING = 64
 """Features of the input above which its product costs more to compute again than to keep."""
 
@@ -112,7 +106,10 @@ class Scales(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Gradients of :class:`Scales`: ``(parts, 4, S, units)``, ``(parts, 2, groups, units)``."""
+    """Gradients of :class:`Scales`: ``(parts, 4, S, units)``, ``(parts, 2, groups, units)``.
+
+    The second index is ``BIAS_X`` and so on of :mod:`qlstm_core.layers.fused.compiled.operands`.
+    """
 
     sides: Tensor
     cell: Tensor

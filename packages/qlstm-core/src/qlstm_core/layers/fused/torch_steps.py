@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
+from qlstm_core.layers.fused.compiled.operands import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
 from qlstm_core.layers.fused.recurrent_product import product
 from qlstm_core.layers.fused.steps import Backward, Forward
-from qlstm_core.layers.fused.tape import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X, Scales, Sums, Tape
+from qlstm_core.layers.fused.tape import Scales, Sums, Tape
 from qlstm_core.layers.norm_contract import Norm
 
 Rows = slice | Tensor

@@ -2,9 +2,9 @@
 
 Arguments that the functions share, with S = groups · gates segments, of which segment ``q · gates + k`` is
 gate k of group q:
-    x, p: the input's and the state's products, ``(rows, S, units)``; of x the rows from ``first`` on.
-    factor_x, factor_p, shift: ``(steps, S, units)``, of which ``step`` is taken.
-    moments_x, moments_p: ``NO_NORM``, ``RMS`` or ``LAYER``, with ``eps_x``, ``eps_p``.
+    x, p: the products of the input side and the recurrent side, ``(rows, S, units)``; of x the rows from
+        ``first_x`` on.
+    affine: the :class:`~qlstm_core.packed.engine.operands.Affine`, of which ``step`` is taken.
     h: ``(rows, groups, units)``.
 """
 
@@ -39,13 +39,10 @@ def _side(p: Any, row: int, s: int, j: int, inside: Any, factor: Any, step: int)
 
 
 @compiled(None, forceinline=True)
-def _sum(
-    x: Any, from_x: int, p: Any, row: int, s: int, j: int, inside: Any,
-    factor_x: Any, factor_p: Any, shift: Any, step: int,
-) -> Any:  # fmt: skip
+def _sum(x: Any, from_x: int, p: Any, row: int, s: int, j: int, inside: Any, affine: Any, step: int) -> Any:
     """Return the pre-activation that both sides make together."""
-    both = _side(x, from_x, s, j, inside, factor_x, step) + _side(p, row, s, j, inside, factor_p, step)
-    return both + load(shift, step, s, j, inside)
+    own = _side(x, from_x, s, j, inside, affine.factor_x, step)
+    return own + _side(p, row, s, j, inside, affine.factor_p, step) + load(affine.shift, step, s, j, inside)
 
 
 @compiled(None, forceinline=True)
@@ -59,33 +56,27 @@ def _denominator(x: Any) -> Any:
 
 @compiled(None)
 def lstm(
-    x: Any, first_x: int, p: Any, rows: int, factor_x: Any, factor_p: Any, shift: Any, step: int,
-    moments_c: int, eps_c: Any, factor_c: Any, shift_c: Any, h: Any, c: Any,
+    x: Any, first_x: int, p: Any, rows: int, affine: Any, step: int, moments_c: int, eps_c: Any,
+    h: Any, c: Any,
 ) -> None:  # fmt: skip
     """Write the new state of an LSTM.
 
     Args:
-        moments_c, eps_c, factor_c, shift_c: the cell state's normaliser; arrays ``(steps, groups, units)``,
-            or none without steps.
+        moments_c: which moments the cell state is normalised by: ``NO_NORM``, ``RMS`` or ``LAYER``.
+        eps_c: added to its variance.
         c: ``(rows, groups, units)``.
     """
     units = p.shape[2]
-    plain = factor_c.shape[0] == 0
+    plain = affine.factor_c.shape[0] == 0
     for r in range(rows):
         for q in range(c.shape[1]):
             s = 4 * q
             for j in range(0, units, lanes(p)):
                 inside = first(p, units - j)
-                i = _denominator(_sum(x, first_x + r, p, r, s, j, inside, factor_x, factor_p, shift, step))
-                f = _denominator(
-                    _sum(x, first_x + r, p, r, s + 1, j, inside, factor_x, factor_p, shift, step)
-                )
-                g, under = tanh_ratio(
-                    _sum(x, first_x + r, p, r, s + 2, j, inside, factor_x, factor_p, shift, step)
-                )
-                o = _denominator(
-                    _sum(x, first_x + r, p, r, s + 3, j, inside, factor_x, factor_p, shift, step)
-                )
+                i = _denominator(_sum(x, first_x + r, p, r, s, j, inside, affine, step))
+                f = _denominator(_sum(x, first_x + r, p, r, s + 1, j, inside, affine, step))
+                g, under = tanh_ratio(_sum(x, first_x + r, p, r, s + 2, j, inside, affine, step))
+                o = _denominator(_sum(x, first_x + r, p, r, s + 3, j, inside, affine, step))
                 inner = i * under
                 new = (load(c, r, q, j, inside) * inner + f * g) / (f * inner)
                 store(c, r, q, j, inside, new)
@@ -101,29 +92,25 @@ def lstm(
             for j in range(0, units, lanes(p)):
                 inside = first(p, units - j)
                 z = (load(c, r, q, j, inside) - mean) * scale
-                squashed = tanh(z * load(factor_c, step, q, j, inside) + load(shift_c, step, q, j, inside))
+                scaled = z * load(affine.factor_c, step, q, j, inside)
+                squashed = tanh(scaled + load(affine.shift_c, step, q, j, inside))
                 store(h, r, q, j, inside, squashed / load(h, r, q, j, inside))
 
 
 @compiled(None)
-def gru(
-    x: Any, first_x: int, p: Any, rows: int, factor_x: Any, factor_p: Any, shift: Any, new_shift: Any,
-    step: int, h: Any,
-) -> None:  # fmt: skip
-    """Write the new state of a GRU.
-
-    Args:
-        new_shift: added to the state's side of the last gate, ``(steps, 1, units)``.
-    """
+def gru(x: Any, first_x: int, p: Any, rows: int, affine: Any, step: int, h: Any) -> None:
+    """Write the new state of a GRU."""
     units = p.shape[2]
     one = np.float32(1)
     for r in range(rows):
         for j in range(0, units, lanes(p)):
             inside = first(p, units - j)
-            reset = sigmoid(_sum(x, first_x + r, p, r, 0, j, inside, factor_x, factor_p, shift, step))
-            update = _denominator(_sum(x, first_x + r, p, r, 1, j, inside, factor_x, factor_p, shift, step))
-            own = _side(x, first_x + r, 2, j, inside, factor_x, step) + load(shift, step, 2, j, inside)
-            past = _side(p, r, 2, j, inside, factor_p, step) + load(new_shift, step, 0, j, inside)
+            reset = sigmoid(_sum(x, first_x + r, p, r, 0, j, inside, affine, step))
+            update = _denominator(_sum(x, first_x + r, p, r, 1, j, inside, affine, step))
+            own = _side(x, first_x + r, 2, j, inside, affine.factor_x, step)
+            own = own + load(affine.shift, step, 2, j, inside)
+            past = _side(p, r, 2, j, inside, affine.factor_p, step)
+            past = past + load(affine.new_shift, step, 0, j, inside)
             new, under = tanh_ratio(own + reset * past)
             mixed = (update - one) * new + load(h, r, 0, j, inside) * under
             store(h, r, 0, j, inside, mixed / (update * under))

@@ -12,9 +12,10 @@ import numpy as np
 
 from qlstm_core.kernels.compile import compiled
 from qlstm_core.packed.engine import gates
-from qlstm_core.packed.engine.products import Group, apply, side
-from qlstm_core.packed.engine.program import CHUNK, COLUMNS, NOWHERE
-from qlstm_core.packed.engine.workspace import Memory, copy, inner, steps_of, table
+from qlstm_core.packed.engine.operands import Affine, Group, Memory
+from qlstm_core.packed.engine.products import apply, side
+from qlstm_core.packed.engine.program import CHUNK, NOWHERE, VECTORS
+from qlstm_core.packed.engine.workspace import copy, inner, matrix_view, steps_of
 
 
 @inner
@@ -30,22 +31,24 @@ def _ahead(sizes: Any, done: int, reverse: bool) -> tuple[Any, Any]:
 
 @inner
 def _run_cell(
-    memory: Any, gru: bool, cell: Any, x: Any, tokens: Any, sizes: Any, starts: Any, reverse: bool,
-    h: Any, c: Any, y: Any, begin: Any, step: int,
+    memory: Any, cell: Any, x: Any, tokens: Any, sizes: Any, starts: Any, reverse: bool, h: Any, c: Any,
+    y: Any, begin: Any, step: int,
 ) -> None:  # fmt: skip
     none, one = np.int64(0), np.int64(1)
     split, units, steps, floats = cell.split, cell.units, cell.steps, memory.floats
-    segments = split * (3 if gru else 4)
-    factor_x = steps_of(floats, cell.factor_ih, steps, segments, units)
-    factor_p = steps_of(floats, cell.factor_hh, steps, segments, units)
-    shift = steps_of(floats, cell.shift, steps, segments, units)
-    new_shift = steps_of(floats, cell.new_shift, steps, one, units)
-    factor_c = steps_of(floats, cell.factor_cell, steps, split, units)
-    shift_c = steps_of(floats, cell.shift_cell, steps, split, units)
+    segments = split * (3 if cell.gru else 4)
+    affine = Affine(
+        steps_of(floats, cell.factor_ih, steps, segments, units),
+        steps_of(floats, cell.factor_hh, steps, segments, units),
+        steps_of(floats, cell.shift, steps, segments, units),
+        steps_of(floats, cell.new_shift, steps, one, units),
+        steps_of(floats, cell.factor_cell, steps, split, units),
+        steps_of(floats, cell.shift_cell, steps, split, units),
+    )
     batch = h.shape[0]
-    p = table(memory.work, memory.places.recurrent_side, batch, segments * units)
+    p = matrix_view(memory.work, memory.places.recurrent_side, batch, segments * units)
     p3 = p.reshape((batch, segments, units))
-    state = h if cell.hr == NOWHERE else table(memory.work, memory.places.raw, batch, split * units)
+    state = h if cell.hr == NOWHERE else matrix_view(memory.work, memory.places.raw, batch, split * units)
     h3 = state.reshape((batch, split, units))
     c3 = c.reshape((batch, split, c.shape[1] // split))
     done = 0
@@ -53,7 +56,7 @@ def _run_cell(
         # The input's products of several steps are made at once: each weight is read once for all.
         until, ahead = _ahead(sizes, done, reverse)
         earliest = starts[len(sizes) - until if reverse else done]
-        from_x = table(memory.work, memory.places.input_side, ahead, segments * units)
+        from_x = matrix_view(memory.work, memory.places.input_side, ahead, segments * units)
         side(memory, cell.inner_ih, cell.outer_ih, split, cell.parts, x, tokens, earliest, ahead, from_x)
         x3 = from_x.reshape((ahead, segments, units))
         gates.standardize(x3, ahead, cell.norm_ih, cell.eps_ih)
@@ -63,16 +66,13 @@ def _run_cell(
             side(memory, cell.inner_hh, cell.outer_hh, split, one, h, tokens[:0], none, alive, p)
             gates.standardize(p3, alive, cell.norm_hh, cell.eps_hh)
             at = min(step + count, steps - 1)
-            if gru:
-                gates.gru(x3, row, p3, alive, factor_x, factor_p, shift, new_shift, at, h3)
+            if cell.gru:
+                gates.gru(x3, row, p3, alive, affine, at, h3)
             else:
-                gates.lstm(
-                    x3, row, p3, alive, factor_x, factor_p, shift, at,
-                    cell.norm_cell, cell.eps_cell, factor_c, shift_c, h3, c3,
-                )  # fmt: skip
+                gates.lstm(x3, row, p3, alive, affine, at, cell.norm_cell, cell.eps_cell, h3, c3)
             if cell.hr != NOWHERE:
-                for k in range(0, alive, COLUMNS):
-                    some = min(COLUMNS, alive - k)
+                for k in range(0, alive, VECTORS):
+                    some = min(VECTORS, alive - k)
                     projection = memory.matrices[cell.hr]
                     apply(memory, projection, state, k, some, Group(none, one, one), h, k, none)
             for k in range(alive):
@@ -81,39 +81,34 @@ def _run_cell(
 
 
 @compiled()
-def run(
-    gru: bool, kernel: Any, cells: Any, matrices: Any, blocks: Any, floats: Any, x: Any, tokens: Any,
-    sizes: Any, starts: Any, h: Any, c: Any, y: Any, step: int, work: Any, places: Any,
-) -> None:  # fmt: skip
-    """Run a program over a sequence.
+def run(network: Any, inputs: Any, h: Any, c: Any, y: Any, step: int, workspace: Any) -> None:
+    """Run a network over sequences.
 
     Args:
-        gru: whether it is a GRU.
-        kernel: one record of :data:`qlstm_core.packed.engine.kernel_calls.KERNEL`.
-        cells, matrices, blocks, floats: of the :class:`~qlstm_core.packed.engine.program.Program`.
-        x: ``(rows, features)`` float32, all steps one after the other; without rows where there are tokens.
-        tokens: ``(rows,)`` int64, or none.
-        sizes, starts: ``(steps,)`` int64: how many sequences are alive at each step, never increasing, and
-            where its rows start.
+        network: :class:`~qlstm_core.packed.engine.operands.NetworkArrays`.
+        inputs: :class:`~qlstm_core.packed.engine.operands.Inputs`.
         h, c: the state, ``(layers · directions, batch, …)``, read and written; c of a GRU has no features.
         y: ``(rows, features)``, written.
-        step: how many steps the network has processed before.
-        work, places: as :meth:`Program.places`.
+        step: number of steps that the network has processed before.
+        workspace: :class:`~qlstm_core.packed.engine.operands.Workspace`.
     """
-    memory = Memory(kernel[0], matrices, blocks, floats, work, places[0])
+    memory = Memory(
+        network.kernel[0], network.matrices, network.blocks, network.floats, workspace.work,
+        workspace.places[0],
+    )  # fmt: skip
     rows, out = y.shape[0], h.shape[2]
     directions = y.shape[1] // out
-    layers = len(cells) // directions
+    layers = len(network.cells) // directions
     # Outputs between layers take turns in two parts of the workspace.
-    odd = table(work, memory.places.above, rows if layers > 1 else 0, directions * out)
-    even = table(work, memory.places.below, rows if layers > 1 else 0, directions * out)
+    odd = matrix_view(memory.work, memory.places.above, rows if layers > 1 else 0, directions * out)
+    even = matrix_view(memory.work, memory.places.below, rows if layers > 1 else 0, directions * out)
     for layer in range(layers):
-        below = x if layer == 0 else (odd if layer % 2 == 0 else even)
+        below = inputs.x if layer == 0 else (odd if layer % 2 == 0 else even)
         above = y if layer == layers - 1 else (even if layer % 2 == 0 else odd)
-        words = tokens if layer == 0 else tokens[:0]
+        words = inputs.tokens if layer == 0 else inputs.tokens[:0]
         for direction in range(directions):
             k = layer * directions + direction
             _run_cell(
-                memory, gru, cells[k], below, words, sizes, starts, direction == 1, h[k], c[k], above,
-                direction * out, step,
+                memory, network.cells[k], below, words, inputs.sizes, inputs.starts, direction == 1,
+                h[k], c[k], above, direction * out, step,
             )  # fmt: skip

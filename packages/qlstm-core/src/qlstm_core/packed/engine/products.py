@@ -1,39 +1,31 @@
-"""The products of one side of a cell, input or state: with bits, with floats, of vectors and of tokens."""
+"""The products of one side of a cell: with bits or with floats, of vectors or of tokens."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from qlstm_core.kernels.float_vectors import first, lanes, load, store, zero
-from qlstm_core.packed.engine.kernel_calls import call_fill, call_product
-from qlstm_core.packed.engine.program import COLUMNS, LANES, NOWHERE
+from qlstm_core.packed.engine.kernel_calls import (
+    call_fill,
+    call_one_hot,
+    call_product,
+    call_quantize,
+    call_rescale,
+)
+from qlstm_core.packed.engine.operands import Group
+from qlstm_core.packed.engine.program import LANES, NOWHERE, VECTORS
 from qlstm_core.packed.engine.workspace import (
     blocks_of,
     copy,
     inner,
     integers,
     length_of,
+    matrix_view,
     scales_of,
-    table,
     vector,
 )
-from qlstm_core.packed.kernels.activations import quantize
-from qlstm_core.packed.kernels.matmul import one_hot, rescale
-
-
-class Group(NamedTuple):
-    """Which features a matrix sees: those of group ``index`` of ``count``.
-
-    Args:
-        index, count: one of how many groups.
-        parts: vectors, each split into the groups, that stand one after the other.
-    """
-
-    index: Any
-    count: Any
-    parts: Any
 
 
 @inner
@@ -80,9 +72,9 @@ def _column(memory: Any, m: Any, token: Any, out: Any, row: Any, begin: Any) -> 
             to[r] = memory.floats[m.at + (r // LANES * m.cols + token) * LANES + r % LANES]
     else:
         sums = integers(memory.work, memory.places.sums, length_of(m))
-        one_hot(blocks_of(memory, m), token, m.pairing, sums)
+        call_one_hot(memory.kernel.one_hot, blocks_of(memory, m), token, m.pairing, sums)
         scales, offsets = scales_of(memory, m)
-        rescale(sums, np.float32(1), np.int32(1), scales, offsets, to)
+        call_rescale(memory.kernel.rescale, sums, np.float32(1), np.int32(1), scales, offsets, to)
 
 
 @inner
@@ -106,7 +98,9 @@ def _multiply_bits(
     )
     for k in range(count):
         _gather(x, row + k, group, m.cols, padded)
-        steps[k], norms[k], totals[k] = quantize(padded, memory.kernel.limit, codes[k])
+        steps[k], norms[k], totals[k] = call_quantize(
+            memory.kernel.quantize, padded, memory.kernel.limit, codes[k]
+        )
     call_fill(memory.kernel.fill, codes, tables)
     product = memory.kernel.product_0
     if m.pairing:
@@ -115,14 +109,14 @@ def _multiply_bits(
     scales, offsets = scales_of(memory, m)
     for k in range(count):
         to = out[to_row + k, begin : begin + m.rows]
-        rescale(sums[k], steps[k], totals[k], scales, offsets, to)
+        call_rescale(memory.kernel.rescale, sums[k], steps[k], totals[k], scales, offsets, to)
 
 
 @inner
 def apply(
     memory: Any, m: Any, x: Any, row: Any, count: Any, group: Any, out: Any, to_row: Any, begin: Any
 ) -> None:
-    """``out[to_row + k, begin:] = W x[row + k]`` of up to ``COLUMNS`` vectors, or of a group of them."""
+    """``out[to_row + k, begin:] = W x[row + k]`` of a group of features of up to ``VECTORS`` vectors."""
     if m.sums > 0:
         _multiply_bits(memory, m, x, row, count, group, out, to_row, begin)
         return
@@ -141,18 +135,19 @@ def side(
 
     Args:
         low: number of the matrix of low rank, or ``NOWHERE``.
-        number: of the path's first matrix.
-        split, parts: groups, and vectors that each is taken from.
+        number: number of the side's first matrix.
+        split: number of groups.
+        parts: number of vectors, each split into the groups, that stand one after the other in ``x``.
     """
     # As a literal, a number would compile the called function once more.
     none, one = np.int64(0), np.int64(1)
     whole = Group(none, one, one)
     m = memory.matrices[number]
-    for done in range(0, rows, COLUMNS):
-        count = min(COLUMNS, rows - done)
+    for done in range(0, rows, VECTORS):
+        count = min(VECTORS, rows - done)
         if low != NOWHERE:
             inside = memory.matrices[low]
-            between = table(memory.work, memory.places.low_rank, count, inside.rows)
+            between = matrix_view(memory.work, memory.places.low_rank, count, inside.rows)
             if len(tokens):
                 for k in range(count):
                     _column(memory, inside, tokens[row + done + k], between, k, none)

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.kernels.feature_moments import LAYER, NO_NORM, RMS
+from qlstm_core.layers.cell import GRU_CELL
 from qlstm_core.packed.kernels.activations import ENTRY_LIMIT
 from qlstm_core.packed.kernels.layout import aligned, blocks_shape, pack_signs, pairing_of
-from qlstm_core.packed.network import Bits, Config, Floats, Network, Norm, PackedCell
+from qlstm_core.packed.network import Bits, Config, Floats, Network, PackedCell, PackedNorm
 
 LANES = 64
 """Rows of a tile of a matrix of floats."""
-COLUMNS = 8
+VECTORS = 8
 """Vectors that are multiplied at a time: few enough for their tables and sums to stay in the cache."""
 CHUNK = 16
 """Rows of a sequence whose input products are made ahead, where a batch has fewer."""
@@ -42,14 +43,15 @@ MATRIX = _record("at tiles groups rows cols pairing sums scales offsets")
 ``scales``, ``offsets``: where those of the rows start in ``floats``."""
 
 CELL = _record(
-    "split units parts inner_ih outer_ih inner_hh outer_hh hr norm_ih norm_hh norm_cell "
+    "gru split units parts inner_ih outer_ih inner_hh outer_hh hr norm_ih norm_hh norm_cell "
     "steps factor_ih factor_hh shift new_shift factor_cell shift_cell",
     "eps_ih eps_hh eps_cell",
 )
-"""One layer in one direction. ``split``: independent groups. A path's matrices start at ``outer``, one for
-each group; before them comes ``inner``, of low rank, if there is one. ``hr``: the projection. ``parts``:
-vectors, each split into the groups, that stand one after the other in the input. ``norm``: which moments.
-``factor_ih`` and what follows: where arrays of ``(steps, segments, units)`` start in ``floats``."""
+"""One layer in one direction. ``gru``: 1 for a GRU, 0 for an LSTM. ``split``: number of independent groups.
+``parts``: number of vectors, each split into the groups, that stand one after the other in the input. A
+side's matrices start at ``outer``, one for each group; before them comes ``inner``, of low rank, if there is
+one. ``hr``: the projection. ``norm``: which moments. ``factor_ih`` and what follows: where arrays of
+``(steps, segments, units)`` start in ``floats``."""
 
 PLACES = _record(
     "padded codes tables sums scales norms totals low_rank input_side recurrent_side raw below above"
@@ -59,12 +61,12 @@ PLACES = _record(
 
 @dataclass(frozen=True)
 class Program:
-    """Arrays for :func:`qlstm_core.packed.engine.loop.engine`.
+    """A network laid out for :func:`qlstm_core.packed.engine.loop.run`.
 
     Args:
-        config: the network's.
+        config: the sizes and options of the network.
         activation_bits: 8, 12 or 16.
-        span: columns of a group, the kernel's.
+        span: number of columns in a group, as the kernel has it.
         cells: ``(layers · directions,)`` of ``CELL``.
         matrices: ``(number,)`` of ``MATRIX``.
         blocks: uint8.
@@ -90,24 +92,24 @@ class Program:
 
         Args:
             batch: sequences at the first step.
-            rows: of the whole sequence.
+            rows: number of rows of the whole sequence.
         """
         c = self.config
         groups, cols, length = self._extents
         chunk = min(rows, CHUNK + batch)
-        columns = min(COLUMNS, chunk)
+        vectors = min(VECTORS, chunk)
         tables = (1 if self.activation_bits == 8 else 2) * (groups << self.span)
         gates = c.gates * c.hidden_size
         between = rows * c.output_size * c.directions if c.num_layers > 1 else 0
         sizes = {
             "padded": 4 * max(self.span * groups, cols),
-            "codes": columns * 2 * (self.span + 1) * groups,
-            "tables": columns * tables,
-            "sums": 4 * columns * length,
-            "scales": 4 * columns,
-            "norms": 4 * columns,
-            "totals": 4 * columns,
-            "low_rank": 4 * columns * (c.rank or 0),
+            "codes": vectors * 2 * (self.span + 1) * groups,
+            "tables": vectors * tables,
+            "sums": 4 * vectors * length,
+            "scales": 4 * vectors,
+            "norms": 4 * vectors,
+            "totals": 4 * vectors,
+            "low_rank": 4 * vectors * (c.rank or 0),
             "input_side": 4 * chunk * gates,
             "recurrent_side": 4 * batch * gates,
             "raw": 4 * batch * c.hidden_size if c.proj_size else 0,
@@ -120,7 +122,7 @@ class Program:
 
     @cached_property
     def _extents(self) -> tuple[int, int, int]:
-        """The most groups and columns of a matrix, and integers that a product writes for one vector."""
+        """The most groups, columns, and integers of a product with one vector, that a matrix has."""
         m = self.matrices
         length = m["tiles"] * np.where(m["pairing"] > 0, 32, 64)
         return int(m["groups"].max()), int(m["cols"].max()), int(length.max())
@@ -139,6 +141,7 @@ def build(network: Network, activation_bits: int, span: int) -> Program:
     cells = np.zeros(len(network.cells), CELL)
     for index, (layer, _) in enumerate(config.cells()):
         row, cell, groups = cells[index], network.cells[index], config.groups[layer]
+        row["gru"] = config.cell == GRU_CELL
         row["split"], row["units"] = groups, config.hidden_size // groups
         row["parts"] = config.directions if groups > 1 and layer > 0 else 1
         _place_matrices(builder, row, cell, config, groups)
@@ -306,7 +309,7 @@ def _to_steps(array: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
     return array[np.minimum(np.arange(steps), len(array) - 1)]
 
 
-def _moments(norm: Norm | None) -> int:
+def _moments(norm: PackedNorm | None) -> int:
     if norm is None or norm.statistics == "batch":
         return NO_NORM
     return LAYER if norm.centered else RMS

@@ -1,8 +1,8 @@
-"""What compiled code runs from, as one argument, and views of parts of it."""
+"""Views of parts of the memory that compiled code runs from."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,24 +13,6 @@ from qlstm_core.packed.engine.program import NOWHERE
 inner = compiled(None, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-class Memory(NamedTuple):
-    """A kernel, a program's arrays and the workspace.
-
-    Args:
-        kernel: a record of :data:`qlstm_core.packed.engine.kernel_calls.KERNEL`.
-        matrices, blocks, floats: of the :class:`~qlstm_core.packed.engine.program.Program`.
-        work: uint8.
-        places: a record of where its parts start.
-    """
-
-    kernel: Any
-    matrices: Any
-    blocks: Any
-    floats: Any
-    work: Any
-    places: Any
-
-
 @inner
 def vector(work: Any, at: Any, count: Any) -> Any:
     """A float32 array ``(count,)`` of the workspace."""
@@ -38,7 +20,7 @@ def vector(work: Any, at: Any, count: Any) -> Any:
 
 
 @inner
-def table(work: Any, at: Any, rows: Any, columns: int) -> Any:
+def matrix_view(work: Any, at: Any, rows: Any, columns: int) -> Any:
     """A float32 array ``(rows, columns)`` of the workspace."""
     return vector(work, at, rows * columns).reshape((rows, columns))
 
@@ -51,7 +33,7 @@ def integers(work: Any, at: Any, count: Any) -> Any:
 
 @inner
 def steps_of(floats: Any, at: Any, steps: Any, segments: Any, units: Any) -> Any:
-    """An array ``(steps, segments, units)`` of the program's; without any steps where it has none."""
+    """An array ``(steps, segments, units)`` of the program; without steps where it has none."""
     if at == NOWHERE:
         return floats[:0].reshape((0, segments, units))
     return floats[at : at + steps * segments * units].reshape((steps, segments, units))
@@ -75,7 +57,7 @@ def scales_of(memory: Any, m: Any) -> tuple[Any, Any]:
 
 @inner
 def length_of(m: Any) -> Any:
-    """Integers that the product of a matrix of bits writes for one vector."""
+    """Number of integers that the product of a matrix of bits writes for one vector."""
     return m.tiles * (32 if m.pairing else 64)
 
 

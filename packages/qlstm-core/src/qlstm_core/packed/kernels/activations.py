@@ -36,35 +36,6 @@ def _round(value: Any) -> Any:
 
 
 @compiled()
-def encode(q: Any, codes: Any) -> tuple[Any, Any]:
-    """Write integers as the codes that tables are filled from.
-
-    Args:
-        q: ``(span·groups,)`` int32, zeros behind the last column; the magnitudes of each group sum to at
-            most ``ENTRY_LIMIT``.
-        codes: ``(span + 1, groups)`` int16, written: the integers of each group, and the magnitudes of its
-            negative ones added up, all modulo 2^16.
-
-    Returns:
-        ``Σ|q|`` and ``Σq``, int32.
-    """
-    last = codes.shape[0] - 1
-    groups = codes.shape[1]
-    norm = np.int32(0)
-    total = np.int32(0)
-    for g in range(groups):
-        negative = np.int32(0)
-        for i in range(last):
-            one = q[i * groups + g]
-            codes[i, g] = one
-            negative += max(-one, 0)
-            total += one
-            norm += abs(one)
-        codes[last, g] = negative
-    return norm, total
-
-
-@compiled()
 def quantize(x: Any, limit: int, codes: Any) -> tuple[Any, Any, Any]:
     """Round activations to integers and write their codes: ``x ≈ scale · q``.
 
@@ -74,7 +45,8 @@ def quantize(x: Any, limit: int, codes: Any) -> tuple[Any, Any, Any]:
         x: ``(span·groups,)`` float32, zeros behind the last column. Below a largest sum of 1e-30 all count
             as 0.
         limit: ``ENTRY_LIMIT`` of the ``activation_bits``.
-        codes: as for :func:`encode`, of a span of 4 or 6.
+        codes: ``(span + 1, groups)`` int16, of a span of 4 or 6, written: the integers of each group, and the
+            sum of the magnitudes of its negative ones, all modulo 2^16.
 
     Returns:
         The scale (float32; NaN where an activation is not finite, so that the product becomes NaN), ``Σ|q|``
@@ -127,7 +99,7 @@ def _quantizer(span: int) -> Any:
 _quantize_fours, _quantize_sixes = _quantizer(4), _quantizer(6)
 
 
-_LOOKED_AT = 256  # rows of an input
+_LOOKED_AT = 256  # number of rows of an input
 _COARSE = 0.02  # outputs are off by about a third of it
 
 

@@ -10,7 +10,6 @@ four with one nibble after the other. More would not fit 16 vector registers.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from qlstm_core.kernels.byte_vectors import (
@@ -28,7 +27,7 @@ from qlstm_core.kernels.byte_vectors import (
     store_low_bytes,
     sub16,
 )
-from qlstm_core.kernels.compile import compiled, source_digest
+from qlstm_core.kernels.compile import compiled
 from qlstm_core.packed.kernels.choose import Kernel, has_avx2
 from qlstm_core.packed.kernels.layout import MAX_COLUMNS
 from qlstm_core.packed.kernels.tile_loop import SCHEMES, inlined, sweep, widening
@@ -43,15 +42,14 @@ def kernel() -> Kernel:
     """
     if not has_avx2():
         raise PluginError("kernel 'avx2' needs a CPU with AVX2, and Numba set to compile for it")
-    digest = source_digest(Path(__file__).parent)
-    return Kernel(name="avx2", fill_tables=_fill_tables, product=_product, digest=digest)
+    return Kernel(name="avx2", fill_tables=_fill_tables, product=_product)
 
 
 @inlined
-def _entries(codes: Any, column: int, group: int) -> Any:
+def _entries(codes: Any, vector: int, group: int) -> Any:
     """The 16 entries of one table, in 16-bit lanes."""
     groups = codes.shape[2]
-    at = column * 5 * groups + group
+    at = vector * 5 * groups + group
     entries = add16(splat16(codes, at + 4 * groups, 32), and_(splat16(codes, at, 32), mask16(0, 32)))
     entries = add16(entries, and_(splat16(codes, at + groups, 32), mask16(1, 32)))
     entries = add16(entries, and_(splat16(codes, at + 2 * groups, 32), mask16(2, 32)))
@@ -64,11 +62,11 @@ def _fill_tables(activation_bits: int) -> Any:
 
     @compiled(f"{activation_bits}")
     def fill(codes: Any, tables: Any) -> None:
-        columns, _, groups = codes.shape
-        for column in range(columns):
+        count, _, groups = codes.shape
+        for vector in range(count):
             for group in range(groups):
-                entries = _entries(codes, column, group)
-                at = 16 * (column * planes * groups + group)
+                entries = _entries(codes, vector, group)
+                at = 16 * (vector * planes * groups + group)
                 if planes == 1:
                     store_low_bytes(tables, at, entries)
                 else:
@@ -129,18 +127,18 @@ def _product(activation_bits: int, pairing: int) -> Any:
 
     @compiled(f"{activation_bits}-{pairing}")
     def product(blocks: Any, tables: Any, norms: Any, sums: Any) -> None:
-        columns = sums.shape[0]
-        for column in range(columns):
-            sums[column] = -weight * norms[column]
+        count = sums.shape[0]
+        for vector in range(count):
+            sums[vector] = -weight * norms[vector]
         table = 0
-        while table + 4 <= columns * planes:
+        while table + 4 <= count * planes:
             low_of_four(blocks, tables, table, sums, 0)
             high_of_four(blocks, tables, table, sums, high_half)
             table += 4
-        if table + 2 <= columns * planes:
+        if table + 2 <= count * planes:
             both_of_two(blocks, tables, table, sums, 0)
             table += 2
-        if table < columns * planes:
+        if table < count * planes:
             both_of_one(blocks, tables, table, sums, 0)
 
     return product

@@ -9,7 +9,6 @@ Otherwise as :mod:`qlstm_core.packed.kernels.avx2`.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from qlstm_core.kernels.byte_vectors import (
@@ -27,7 +26,7 @@ from qlstm_core.kernels.byte_vectors import (
     store_low_bytes,
     sub16,
 )
-from qlstm_core.kernels.compile import compiled, source_digest
+from qlstm_core.kernels.compile import compiled
 from qlstm_core.packed.kernels.choose import Kernel, has_vbmi
 from qlstm_core.packed.kernels.tile_loop import SCHEMES, inlined, sweep, widening
 from qlstm_core.plugins import PluginError
@@ -44,8 +43,7 @@ def kernel() -> Kernel:
     """
     if not has_vbmi():
         raise PluginError("kernel 'avx512' needs a CPU with AVX-512 VBMI, and Numba set to compile for it")
-    digest = source_digest(Path(__file__).parent)
-    return Kernel(name="avx512", fill_tables=_fill_tables, product=_product, digest=digest, span=6)
+    return Kernel(name="avx512", fill_tables=_fill_tables, product=_product, span=6)
 
 
 @inlined
@@ -74,11 +72,11 @@ def _fill_tables(activation_bits: int) -> Any:
 
     @compiled(f"{activation_bits}")
     def fill(codes: Any, tables: Any) -> None:
-        columns, rows, groups = codes.shape
-        for column in range(columns):
+        count, rows, groups = codes.shape
+        for vector in range(count):
             for group in range(groups):
-                first, second = _entries(codes, column * rows * groups + group, groups)
-                at = 64 * (column * planes * groups + group)
+                first, second = _entries(codes, vector * rows * groups + group, groups)
+                at = 64 * (vector * planes * groups + group)
                 put(tables, at, 64 * groups, first)
                 put(tables, at + 32, 64 * groups, second)
 
@@ -127,17 +125,17 @@ def _product(activation_bits: int, pairing: int) -> Any:
 
     @compiled(f"{activation_bits}-{pairing}")
     def product(blocks: Any, tables: Any, norms: Any, sums: Any) -> None:
-        columns = sums.shape[0]
-        for column in range(columns):
-            sums[column] = -weight * norms[column]
+        count = sums.shape[0]
+        for vector in range(count):
+            sums[vector] = -weight * norms[vector]
         table = 0
-        while table + 4 <= columns * planes:
+        while table + 4 <= count * planes:
             four(blocks, tables, table, sums, 0)
             table += 4
-        if table + 2 <= columns * planes:
+        if table + 2 <= count * planes:
             two(blocks, tables, table, sums, 0)
             table += 2
-        if table < columns * planes:
+        if table < count * planes:
             one(blocks, tables, table, sums, 0)
 
     return product

@@ -25,27 +25,25 @@ class Kernel:
     integers.
 
     Args:
-        name: as in its :class:`~qlstm_core.plugins.KernelSpec`.
+        name: name of its :class:`~qlstm_core.plugins.KernelSpec`.
         fill_tables: ``activation_bits ↦ fill(codes, tables)``.
 
-            - ``codes``: ``(columns, span + 1, groups)`` int16, from
-              :func:`qlstm_core.packed.kernels.activations.encode`;
+            - ``codes``: ``(count, span + 1, groups)`` int16, of each vector as
+              :func:`qlstm_core.packed.kernels.activations.quantize` writes them;
             - ``tables``: uint8, written, of shape :func:`qlstm_core.packed.kernels.matmul.tables_shape`;
               what they hold is the kernel's own matter.
         product: ``(activation_bits, pairing) ↦ product(blocks, tables, norms, sums)``.
 
             - ``blocks``: ``(tiles, groups, 8·span)`` uint8, see :mod:`qlstm_core.packed.kernels.layout`;
-            - ``norms``: ``(columns,)`` int32, ``Σ|q|`` of each column;
-            - ``sums``: ``(columns, length)`` int32, written: ``Σ B q`` of each line, or, with ``pairing``,
+            - ``norms``: ``(count,)`` int32, ``Σ|q|`` of each vector;
+            - ``sums``: ``(count, length)`` int32, written: ``Σ B q`` of each line, or, with ``pairing``,
               ``Σ (B_0 + pairing · B_1) q`` of each row and pair of planes.
-        digest: changes whenever the compiled code would: it keeps code on disk apart.
-        span: columns of a group, 4 or 6: the bits of an index into its tables.
+        span: number of columns in a group, 4 or 6: the bits of an index into its tables.
     """
 
     name: str
     fill_tables: Callable[[int], Any]
     product: Callable[[int, int], Any]
-    digest: str
     span: int = 4
 
     def __post_init__(self) -> None:

@@ -35,14 +35,14 @@ LINES = 64
 RUN = 16
 """Neighbouring rows of one plane."""
 LARGEST_ENTRY = 2**16 - 1
-"""Of the finest tables."""
+"""The largest entry of the finest tables."""
 LARGEST_SUM = 2**31 - 1
-"""What a kernel can return; inside it sums modulo 2^32."""
+"""The largest sum that a kernel can return; inside it sums modulo 2^32."""
 MAX_COLUMNS = 2**17
 """Beyond this, one plane's sum could pass ``LARGEST_SUM``."""
 
 SPANS = (4, 6)
-"""Columns of a group that a layout is described for."""
+"""Numbers of columns in a group that a layout is described for."""
 
 _ALIGNMENT = 64
 _AT_ONCE = 2**24  # signs that are brought into the layout at a time, padding included
@@ -117,12 +117,12 @@ class PackedMatrix:
 
     @property
     def groups(self) -> int:
-        """Groups of columns, with padding; activations have ``span·groups`` elements."""
+        """Number of groups of columns, with padding; activations have ``span·groups`` elements."""
         return int(self.blocks.shape[1])
 
     @property
     def span(self) -> int:
-        """Columns of a group."""
+        """Number of columns in a group."""
         return int(self.blocks.shape[2]) // 8
 
     @property
@@ -132,17 +132,17 @@ class PackedMatrix:
 
     @property
     def sums(self) -> int:
-        """Sums per row that the kernel returns: one per plane, or per pair of planes."""
+        """Number of sums per row that the kernel returns: one per plane, or per pair of planes."""
         return self.planes // 2 if self.pairing else self.planes
 
     @property
     def length(self) -> int:
-        """Elements of the kernel's result for one column, with padding: ``(runs, sums, 16)`` flattened."""
+        """Size of the kernel's result for one vector, with padding: ``(runs, sums, 16)`` flattened."""
         return len(self.blocks) * (LINES // 2 if self.pairing else LINES)
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, with padding."""
+        """Number of bytes in memory, with padding."""
         return self.blocks.nbytes + self.scales.nbytes + (0 if self.offset is None else self.offset.nbytes)
 
     def row_scales(self) -> NDArray[np.float32]:
@@ -185,7 +185,7 @@ def pack(planes: BitPlanes, span: int = 4) -> PackedMatrix:
 
     Args:
         planes: the weight.
-        span: columns of a group, 4 or 6.
+        span: number of columns in a group, 4 or 6.
 
     Raises:
         ValueError: no rows or columns, or more columns than ``MAX_COLUMNS``.
@@ -202,7 +202,7 @@ def pack_signs(signs: NDArray[np.bool_], span: int) -> NDArray[np.uint8]:
 
     Args:
         signs: ``(planes, matrices, rows, cols)``, the rows of all gates below each other.
-        span: columns of a group, 4 or 6.
+        span: number of columns in a group, 4 or 6.
     """
     k, count, rows, cols = signs.shape
     tiles, groups, size = blocks_shape((1, rows, cols), k, span)

@@ -15,12 +15,12 @@ from qlstm_core.packed.kernels.layout import RUN, PackedMatrix, aligned
 
 @compiled()
 def rescale(sums: Any, scale: Any, total: Any, row_scales: Any, row_offsets: Any, out: Any) -> None:
-    """Scale a kernel's integers for one column: ``W x = scale · (offset · Σq + Σ_k scales_k · S_k)``.
+    """Scale a kernel's integers for one vector: ``W x = scale · (offset · Σq + Σ_k scales_k · S_k)``.
 
     Args:
         sums: ``(length,)`` int32, as written by :attr:`Kernel.product`.
-        scale: of the activations, float32.
-        total: ``Σq``.
+        scale: scale of the activations, float32.
+        total: ``Σq``, int32.
         row_scales: ``(sums per row, rows)`` float32, see :meth:`PackedMatrix.row_scales`.
         row_offsets: ``(rows,)`` float32, or none.
         out: ``(rows,)`` float32, written.
@@ -60,8 +60,8 @@ def one_hot(blocks: Any, column: int, pairing: int, sums: Any) -> None:
     """Write what a kernel's product would give for a vector that is 1 in one column and 0 elsewhere.
 
     Args:
-        blocks, sums: as for :attr:`Kernel.product`; ``sums`` of one column.
-        column: which, from 0 to span·groups − 1.
+        blocks, sums: as for :attr:`Kernel.product`; ``sums`` of one vector.
+        column: number of the column, from 0 to span·groups − 1.
         pairing: see :attr:`PackedMatrix.pairing`.
     """
     tiles, groups, size = blocks.shape
@@ -89,44 +89,46 @@ def one_hot(blocks: Any, column: int, pairing: int, sums: Any) -> None:
 
 
 @compiled()
-def _quantize_columns(x: Any, limit: int, codes: Any, scales: Any, norms: Any, totals: Any) -> None:
-    for column in range(x.shape[0]):
-        scales[column], norms[column], totals[column] = quantize(x[column], limit, codes[column])
+def _quantize_all(vectors: Any, limit: int, codes: Any, scales: Any, norms: Any, totals: Any) -> None:
+    for i in range(vectors.shape[0]):
+        scales[i], norms[i], totals[i] = quantize(vectors[i], limit, codes[i])
 
 
 @compiled()
-def _rescale_columns(
-    sums: Any, scales: Any, totals: Any, row_scales: Any, row_offsets: Any, out: Any
-) -> None:
-    for column in range(out.shape[0]):
-        rescale(sums[column], scales[column], totals[column], row_scales, row_offsets, out[column])
+def _rescale_all(sums: Any, scales: Any, totals: Any, row_scales: Any, row_offsets: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        rescale(sums[i], scales[i], totals[i], row_scales, row_offsets, out[i])
 
 
-def tables_shape(columns: int, groups: int, activation_bits: int, span: int) -> tuple[int, int, int]:
-    """Return the shape of the tables of ``columns`` vectors."""
-    return columns, 1 if activation_bits == 8 else 2, groups << span
+def tables_shape(count: int, groups: int, activation_bits: int, span: int) -> tuple[int, int, int]:
+    """Return the shape of the tables of ``count`` vectors."""
+    return count, 1 if activation_bits == 8 else 2, groups << span
 
 
 def matmul(
-    x: NDArray[np.float32], matrix: PackedMatrix, *, activation_bits: int = 12, kernel: Kernel | None = None
+    vectors: NDArray[np.float32],
+    matrix: PackedMatrix,
+    *,
+    activation_bits: int = 12,
+    kernel: Kernel | None = None,
 ) -> NDArray[np.float32]:
-    """Return ``x Wᵀ`` with the activations rounded to the tables' precision.
+    """Return ``vectors · Wᵀ`` with the activations rounded to the tables' precision.
 
     Args:
-        x: ``(columns, cols)`` float32: one vector per row.
+        vectors: ``(count, cols)`` float32.
         matrix: the weight, ``(gates, rows, cols)``.
-        activation_bits: 8, 12 or 16: bits of a table entry, the sum of a group's activations.
-        kernel: one of the matrix's span; default: :func:`qlstm_core.packed.kernels.choose.choose`.
+        activation_bits: bits of a table entry, the sum of a group's activations: 8, 12 or 16.
+        kernel: a kernel of the matrix's span; default: :func:`qlstm_core.packed.kernels.choose.choose`.
 
     Returns:
-        ``(columns, gates, rows)`` float32. A vector with an infinity or NaN gives NaNs.
+        ``(count, gates, rows)`` float32. A vector with an infinity or NaN gives NaNs.
 
     Raises:
         ValueError: shapes that do not fit, or another ``activation_bits``.
     """
     gates, rows, cols = matrix.shape
-    if x.ndim != 2 or x.shape[1] != cols:
-        raise ValueError(f"x must have shape (columns, {cols}), got {x.shape}")
+    if vectors.ndim != 2 or vectors.shape[1] != cols:
+        raise ValueError(f"vectors must have shape (count, {cols}), got {vectors.shape}")
     if activation_bits not in ENTRY_LIMIT:
         raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits}")
     chosen = kernel or choose()
@@ -134,20 +136,16 @@ def matmul(
         raise ValueError(
             f"kernel {chosen.name!r} needs a span of {chosen.span}, the matrix has {matrix.span}"
         )
-    columns, groups = len(x), matrix.groups
-    padded = aligned((columns, matrix.span * groups), np.float32)
-    padded[:, :cols] = x
-    scales, norms, totals = (
-        np.empty(columns, np.float32),
-        np.empty(columns, np.int32),
-        np.empty(columns, np.int32),
-    )
-    codes = aligned((columns, matrix.span + 1, groups), np.int16)
-    tables = aligned(tables_shape(columns, groups, activation_bits, matrix.span), np.uint8)
-    sums = aligned((columns, matrix.length), np.int32)
-    out = np.empty((columns, gates * rows), np.float32)
-    _quantize_columns(padded, ENTRY_LIMIT[activation_bits], codes, scales, norms, totals)
+    count, groups = len(vectors), matrix.groups
+    padded = aligned((count, matrix.span * groups), np.float32)
+    padded[:, :cols] = vectors
+    scales, norms, totals = np.empty(count, np.float32), np.empty(count, np.int32), np.empty(count, np.int32)
+    codes = aligned((count, matrix.span + 1, groups), np.int16)
+    tables = aligned(tables_shape(count, groups, activation_bits, matrix.span), np.uint8)
+    sums = aligned((count, matrix.length), np.int32)
+    out = np.empty((count, gates * rows), np.float32)
+    _quantize_all(padded, ENTRY_LIMIT[activation_bits], codes, scales, norms, totals)
     chosen.fill_tables(activation_bits)(codes, tables)
     chosen.product(activation_bits, matrix.pairing)(matrix.blocks, tables, norms, sums)
-    _rescale_columns(sums, scales, totals, matrix.row_scales(), matrix.row_offsets(), out)
-    return out.reshape(columns, gates, rows)
+    _rescale_all(sums, scales, totals, matrix.row_scales(), matrix.row_offsets(), out)
+    return out.reshape(count, gates, rows)

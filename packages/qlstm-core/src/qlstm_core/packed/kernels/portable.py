@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qlstm_core.kernels.compile import compiled, source_digest
+from qlstm_core.kernels.compile import compiled
 from qlstm_core.packed.kernels.choose import Kernel
 
 
 def kernel() -> Kernel:
     """Return the portable kernel."""
-    digest = source_digest(Path(__file__).parent)
-    return Kernel(name="portable", fill_tables=_fill_tables, product=_product, digest=digest)
+    return Kernel(name="portable", fill_tables=_fill_tables, product=_product)
 
 
 def _entry_type(activation_bits: int) -> type[np.uint8] | type[np.uint16]:
@@ -28,14 +26,14 @@ def _fill_tables(activation_bits: int) -> Any:
 
     @compiled(f"{activation_bits}")
     def fill(codes: Any, tables: Any) -> None:
-        columns, _, groups = codes.shape
-        for column in range(columns):
-            entries = tables[column].reshape(-1).view(entry_type)
+        count, _, groups = codes.shape
+        for vector in range(count):
+            entries = tables[vector].reshape(-1).view(entry_type)
             for g in range(groups):
                 for n in range(16):
-                    entry = codes[column, 4, g]
+                    entry = codes[vector, 4, g]
                     for i in range(4):
-                        entry += (n >> i & 1) * codes[column, i, g]
+                        entry += (n >> i & 1) * codes[vector, i, g]
                     entries[16 * g + n] = entry & 0xFFFF
 
     return fill
@@ -50,10 +48,10 @@ def _product(activation_bits: int, pairing: int) -> Any:
     @compiled(f"{activation_bits}-{pairing}")
     def product(blocks: Any, tables: Any, norms: Any, sums: Any) -> None:
         tiles, groups, size = blocks.shape
-        for column in range(sums.shape[0]):
-            entries = tables[column].reshape(-1).view(entry_type)
-            out = sums[column]
-            out[:] = -weight * norms[column]
+        for vector in range(sums.shape[0]):
+            entries = tables[vector].reshape(-1).view(entry_type)
+            out = sums[vector]
+            out[:] = -weight * norms[vector]
             for tile in range(tiles):
                 for byte in range(size):
                     low = 0

@@ -1,4 +1,4 @@
-"""The loops around table look-ups: over the columns that tables cover, and over the tiles of a matrix.
+"""The loops around table look-ups: over the groups that tables cover, and over the tiles of a matrix.
 
 What is looked up is added in bytes for as long as they cannot overflow, then in 16 bits, then in 32:
 

@@ -30,7 +30,7 @@ from qlstm_core.layers.fused.compiled.gates import (
     lstm_gates,
     lstm_output_back,
 )
-from qlstm_core.layers.fused.tape import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X
+from qlstm_core.layers.fused.compiled.operands import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X
 
 
 @compiled(None, forceinline=True)

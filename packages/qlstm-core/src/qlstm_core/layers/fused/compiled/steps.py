@@ -12,8 +12,8 @@ from qlstm_core.kernels.feature_moments import LAYER, NO_NORM, RMS
 from qlstm_core.kernels.gemm import pack
 from qlstm_core.kernels.threads import parts_worth, share_work
 from qlstm_core.layers.fused.compiled import step_feature_norm
+from qlstm_core.layers.fused.compiled.operands import Derivatives, Flat, Matrices, Share, Side, Steps
 from qlstm_core.layers.fused.compiled.time_loop import BACKWARD, FORWARD
-from qlstm_core.layers.fused.operands import Derivatives, Flat, Matrices, Share, Side, Steps
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
 from qlstm_core.layers.fused.steps import Backward, Forward
 from qlstm_core.layers.fused.tape import Scales, Sums, Tape

@@ -15,7 +15,7 @@ from qlstm_core.kernels.gemm import multiply
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL
 from qlstm_core.layers.fused.compiled import step_batch_norm, step_feature_norm
 from qlstm_core.layers.fused.compiled.feature_norm import back
-from qlstm_core.layers.fused.tape import GAIN_X
+from qlstm_core.layers.fused.compiled.operands import GAIN_X
 
 
 @compiled(None)

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+BIAS_X, BIAS_H, GAIN_H, GAIN_X = 0, 1, 2, 3
+"""Where ``sums`` has the gradients of the two sides' biases and gains."""
+BIAS_C, GAIN_C = 0, 1
+"""Where ``cell_sums`` has those of the cell state's."""
+
 
 class Side(NamedTuple):
     """What is normalised: the input side of the gates, the recurrent side, or the cell state.
