@@ -42,7 +42,7 @@ def report(
 ) -> None:
     """Compare finished runs."""
     from qlstm_bench.report import collect, print_table, to_csv, to_latex, to_markdown, write_html
-    from qlstm_bench.text_table import shorten
+    from qlstm_bench.tables import shorten
     from qlstm_bench.training.folder import RunError, replace_file
 
     records, problems = collect(runs)

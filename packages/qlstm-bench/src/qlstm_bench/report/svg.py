@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from qlstm_bench.text_table import shorten
+from qlstm_bench.tables import shorten
 
 _LARGEST = 1e250  # beyond it, matplotlib's own arithmetic overflows
 
