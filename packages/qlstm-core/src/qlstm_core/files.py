@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 from uuid import uuid4
 
 try:
@@ -15,53 +17,78 @@ except ImportError:  # Windows: what others removed there could not be told from
     fcntl = None  # type: ignore[assignment]
 
 
-def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file, which is there whole or not at all, and replaces one that exists.
+def replace_file(path: str | os.PathLike[str], content: bytes | str | Callable[[BinaryIO], object]) -> None:
+    """Write a file that is there whole or not at all, even after a crash; it replaces one that exists.
 
-    What a killed process left of an earlier write of the same file is removed: files beside it, called
-    ``NAME.<32 hexadecimal digits>.partial``, that no living process holds.
+    As with :func:`open`, a symbolic link is followed, the permissions of a file that exists are kept, and a
+    pipe or a device is written to as it is. Until a file is whole it is a draft beside it, locked and called
+    ``NAME.<32 hexadecimal digits>.partial``. An error removes the draft; what a killed process left goes with
+    the next call for the same file, see :func:`remove_leftovers`.
+
+    Args:
+        path: the file, in a folder that exists.
+        content: bytes; or text, which is written in UTF-8; or a function that writes to the open binary file
+            it is given.
+
+    Raises:
+        OSError: the file cannot be written. Whatever ``content`` raises is passed on; the old file stays.
     """
-    target = Path(path)
-    _remove_leftovers(target)
-    file, partial = _begin(target)
+    target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        with target.open("wb") as special:
+            _write(special, content)
+        return
+    remove_leftovers(target)
+    file, draft = _begin(target)
     try:
         with file:
-            file.write(data)
+            _write(file, content)
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # held until it has its name, so that nobody takes it for a leftover
-                partial.replace(target)
+            with contextlib.suppress(OSError):  # most often there is no file yet
+                shutil.copymode(target, draft)
+            if fcntl is not None:  # locked until it has its name, so that nobody takes it for a leftover
+                draft.replace(target)
         if fcntl is None:
-            partial.replace(target)
+            draft.replace(target)
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink()
+            draft.unlink()
 
 
-def _begin(target: Path) -> tuple[IO[bytes], Path]:
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove the drafts of a file that killed processes left behind; those of living ones are locked."""
+    if fcntl is None:
+        return
+    target = Path(os.path.realpath(path))
+    ours = re.compile(re.escape(target.name) + r"\.[0-9a-f]{32}\.partial")
+    with contextlib.suppress(OSError):  # a folder that cannot be listed may still be written to
+        for draft in [found for found in target.parent.iterdir() if ours.fullmatch(found.name)]:
+            with contextlib.suppress(OSError), open(draft, "rb") as file:
+                if _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    draft.unlink()
+
+
+def _write(file: BinaryIO, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+    if callable(content):
+        content(file)
+    else:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _begin(target: Path) -> tuple[BinaryIO, Path]:
     while True:
-        partial = target.with_name(f"{target.name}.{uuid4().hex}.partial")
-        file = open(partial, "xb")  # noqa: SIM115
+        draft = target.with_name(f"{target.name}.{uuid4().hex}.partial")
+        file = open(draft, "xb")  # noqa: SIM115
         # Another process may have taken it for a leftover before it was locked, and removed it.
-        if fcntl is None or not _lock(file, fcntl.LOCK_EX) or partial.exists():
-            return file, partial
+        if fcntl is None or not _lock(file, fcntl.LOCK_EX) or draft.exists():
+            return file, draft
         file.close()
 
 
-def _lock(file: IO[bytes], operation: int) -> bool:
+def _lock(file: BinaryIO, operation: int) -> bool:
     """Lock a file; return whether this was possible: some file systems have no locks."""
     with contextlib.suppress(OSError):
         fcntl.flock(file, operation)
         return True
     return False
-
-
-def _remove_leftovers(target: Path) -> None:
-    if fcntl is None:
-        return
-    ours = re.compile(re.escape(target.name) + r"\.[0-9a-f]{32}\.partial")
-    with contextlib.suppress(OSError):  # a folder that cannot be listed may still be written to
-        for path in [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]:
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                if _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    path.unlink()

@@ -6,12 +6,7 @@ import contextlib
 import io
 import json
 import os
-import re
-import signal
-import subprocess
-import sys
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +17,6 @@ from hypothesis import strategies as st
 from packed_layers import Batch, FeaturesAndCell, Plain, Sign, layers
 
 from qlstm_core import GRU, LSTM, PackedGRU, PackedLSTM, load_packed, pack
-from qlstm_core.files import replace_file
 from qlstm_core.layers.cell import LSTM_CELL
 from qlstm_core.packed import file_format
 from qlstm_core.packed.engine import program
@@ -193,65 +187,6 @@ def test_the_other_family_is_refused(tmp_path):
     assert isinstance(PackedGRU.load(path), PackedGRU)
     with pytest.raises(PackedFileError, match="holds a PackedGRU, not a PackedLSTM"):
         PackedLSTM.load(path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "m.safetensors"
-    packed = pack(LSTM(3, 4, quantizer=Sign()))
-    packed.save(path)
-    before = path.read_bytes()
-
-    def fail(descriptor):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        pack(LSTM(3, 4, quantizer=Sign())).save(path)
-    assert path.read_bytes() == before
-    assert [p.name for p in Path(tmp_path).iterdir()] == ["m.safetensors"]
-
-
-_KILLED = """
-import os, signal, sys
-from qlstm_core.files import replace_file
-os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-replace_file(sys.argv[1], b"never whole")
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX")
-def test_what_a_killed_save_left_goes_with_the_next_and_nothing_else_does(tmp_path):
-    path = tmp_path / "m.safetensors"
-    kept = {
-        "m.safetensors.partial",
-        "notes.partial",
-        f"other.{'0' * 32}.partial",
-        f"m.safetensors.{'x' * 32}.partial",
-    }
-    for name in kept:
-        (tmp_path / name).write_bytes(b"the user's")
-    for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False, timeout=60)
-        assert done.returncode == -signal.SIGKILL
-    (left,) = {p.name for p in tmp_path.iterdir()} - kept
-    assert re.fullmatch(r"m\.safetensors\.[0-9a-f]{32}\.partial", left)
-    pack(LSTM(3, 4, quantizer=Sign())).save(path)
-    assert {p.name for p in tmp_path.iterdir()} == {path.name, *kept}
-
-
-def test_a_file_that_another_process_still_writes_is_let_alone(tmp_path, monkeypatch):
-    path = tmp_path / "m.bin"
-    first = os.fsync
-
-    def overtaken(descriptor):
-        monkeypatch.setattr(os, "fsync", first)
-        replace_file(path, b"second")
-        assert path.read_bytes() == b"second"
-
-    monkeypatch.setattr(os, "fsync", overtaken)
-    replace_file(path, b"first")
-    assert path.read_bytes() == b"first"
-    assert [p.name for p in tmp_path.iterdir()] == ["m.bin"]
 
 
 def test_file_objects_hold_what_files_hold(tmp_path, whole):
