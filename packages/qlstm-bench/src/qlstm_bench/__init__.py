@@ -9,7 +9,7 @@ from qlstm_core.exports import lazily
 
 if TYPE_CHECKING:
     from qlstm_bench.config import RunConfig
-    from qlstm_bench.errors import BenchError, ConfigError, DataError
+    from qlstm_bench.errors import BenchError, ConfigError, DataError, RunError
     from qlstm_bench.gradients import (
         GradientAnalysisError,
         analyze,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from qlstm_bench.tasks.task import Task, TaskSpec, tasks_of
     from qlstm_bench.tasks.word_lm import WordLM
     from qlstm_bench.theory import Experiment, ExperimentSpec, Findings, make_experiment
-    from qlstm_bench.training.folder import Run, RunError
+    from qlstm_bench.training.folder import Run
     from qlstm_bench.training.optimizer import clip_gradients_, make_optimizer
     from qlstm_bench.training.result import Result, StateGradientNorms
     from qlstm_bench.training.run import Outcome, resolve, train
@@ -57,7 +57,7 @@ __all__ = [
 
 _ORIGINS = {
     "qlstm_bench.config": ("RunConfig",),
-    "qlstm_bench.errors": ("BenchError", "ConfigError", "DataError"),
+    "qlstm_bench.errors": ("BenchError", "ConfigError", "DataError", "RunError"),
     "qlstm_bench.gradients": (
         "GradientAnalysisError", "analyze", "analyze_task", "spectral_norms", "state_gradient_norms",
         "task_gradient_norms",
@@ -75,7 +75,7 @@ _ORIGINS = {
     "qlstm_bench.tasks.task": ("Task", "TaskSpec", "tasks_of"),
     "qlstm_bench.tasks.word_lm": ("WordLM",),
     "qlstm_bench.theory": ("Experiment", "ExperimentSpec", "Findings", "make_experiment"),
-    "qlstm_bench.training.folder": ("Run", "RunError"),
+    "qlstm_bench.training.folder": ("Run",),
     "qlstm_bench.training.optimizer": ("clip_gradients_", "make_optimizer"),
     "qlstm_bench.training.result": ("Result", "StateGradientNorms"),
     "qlstm_bench.training.run": ("Outcome", "resolve", "train"),

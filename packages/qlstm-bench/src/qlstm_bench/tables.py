@@ -1,7 +1,7 @@
 """Tables as they are written: on a terminal, as CSV, in Markdown and in LaTeX.
 
-Cells may come from names and files of others: what a terminal, a spreadsheet, Markdown or LaTeX would take for
-an instruction is written so that it stays text.
+Cells may come from names and files of others: what a terminal, a spreadsheet, Markdown or LaTeX would take
+for an instruction is written so that it stays text.
 """
 
 from __future__ import annotations
@@ -104,18 +104,24 @@ def _spreadsheet_cell(value: Any) -> Any:
 def to_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
     """Return a table in Markdown; arguments as for :func:`aligned`."""
     rules = ["---" if name in left else "--:" for name in headings]
-    lines = [_escaped(headings, _MARKDOWN), rules, *(_escaped(row, _MARKDOWN) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[in_markdown(cell) for cell in row] for row in (headings, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rules, *lines[1:]))
 
 
 def to_latex(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
     """Return a ``tabular`` with rules of plain LaTeX; arguments as for :func:`aligned`."""
     columns = "".join("l" if name in left else "r" for name in headings)
-    head, *body = [" & ".join(_escaped(row, _LATEX)) + r" \\" for row in (headings, *rows)]
+    head, *body = [" & ".join(in_latex(cell) for cell in row) + r" \\" for row in (headings, *rows)]
     rule = r"\hline"
     lines = [rf"\begin{{tabular}}{{{columns}}}", rule, head, rule, *body, rule, r"\end{tabular}"]
     return "\n".join(lines)
 
 
-def _escaped(row: Sequence[str], escapes: dict[str, str]) -> list[str]:
-    return ["".join(escapes.get(character, character) for character in shorten(cell)) for cell in row]
+def in_markdown(text: str) -> str:
+    """Return a text on one line that Markdown shows as it is."""
+    return "".join(_MARKDOWN.get(character, character) for character in shorten(text))
+
+
+def in_latex(text: str) -> str:
+    """Return a text on one line that LaTeX shows as it is."""
+    return "".join(_LATEX.get(character, character) for character in shorten(text))

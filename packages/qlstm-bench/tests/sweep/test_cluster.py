@@ -24,7 +24,7 @@ from distributed import Client
 from distributed.scheduler import KilledWorker
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.errors import BenchError
+from qlstm_bench.errors import BenchError, RunError
 from qlstm_bench.sweep.cluster import (
     ClusterLostError,
     Ending,
@@ -36,7 +36,7 @@ from qlstm_bench.sweep.cluster import (
     workers_of,
 )
 from qlstm_bench.sweep.processes import Workers
-from qlstm_bench.training.folder import Run, RunError
+from qlstm_bench.training.folder import Run
 from qlstm_bench.training.run import resolve, train
 
 STEPS = 100

@@ -70,11 +70,12 @@ def show(out: Path, *, settings: Mapping[str, Any] = SETTINGS, force: bool = Fal
     Raises:
         RunError: a folder that cannot be written to, or runs that failed.
     """
+    from qlstm_bench.errors import RunError
     from qlstm_bench.report import collect, print_table, write_html
     from qlstm_bench.report.figures import draw_overview
     from qlstm_bench.sweep.cluster import cores, local_workers
     from qlstm_bench.sweep.progress import run_watched
-    from qlstm_bench.training.folder import RunError, check_writable
+    from qlstm_bench.training.folder import check_writable
     from qlstm_bench.training.run import resolve
 
     check_writable(out)

@@ -132,12 +132,12 @@ def legend(records: Sequence[Record], headings: Sequence[str]) -> str:
 
 def to_markdown(records: Sequence[Record]) -> str:
     """Return one table per section in Markdown."""
-    return _join(records, tables.to_markdown, "## {}\n\n")
+    return _join(records, tables.to_markdown, lambda title: f"## {tables.in_markdown(title)}\n\n")
 
 
 def to_latex(records: Sequence[Record]) -> str:
     """Return one ``tabular`` per section, with rules of plain LaTeX."""
-    return _join(records, tables.to_latex, "% {}\n")
+    return _join(records, tables.to_latex, lambda title: f"% {title}\n")
 
 
 def to_csv(records: Sequence[Record]) -> str:
@@ -145,10 +145,10 @@ def to_csv(records: Sequence[Record]) -> str:
     return tables.to_csv(summary_frame(records))
 
 
-def _join(records: Sequence[Record], form: Callable[..., str], title: str) -> str:
+def _join(records: Sequence[Record], form: Callable[..., str], heading: Callable[[str], str]) -> str:
     parts = []
     for section in sections(records):
         shown = shown_frame(section)
         table = form(list(shown.columns), shown.to_numpy().tolist(), LEFT)
-        parts.append(title.format(section_title(section)) + table)
+        parts.append(heading(section_title(section)) + table)
     return "\n\n".join(parts) + "\n"

@@ -13,7 +13,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from qlstm_bench.report.svg import STYLE, to_svg
+from qlstm_bench.report.drawing import STYLE, to_svg
 from qlstm_bench.tables import aligned, cells, text_columns, to_csv
 from qlstm_bench.theory.experiment import Experiment, Findings
 from qlstm_core.files import replace_file

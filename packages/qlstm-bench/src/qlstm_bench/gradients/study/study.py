@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from qlstm_bench.errors import RunError
 from qlstm_bench.gradients.study import tables
-from qlstm_bench.gradients.study.figures import Line, draw_figures, draw_gain_effect, draw_stretch, save_png
+from qlstm_bench.gradients.study.figures import Line, draw_figures, draw_gain_effect, draw_stretch
 from qlstm_bench.gradients.study.networks import GainEffect, Measurement, Network, find_models
+from qlstm_bench.report.drawing import save_png
 from qlstm_bench.tables import to_csv
-from qlstm_bench.training.folder import RunError, check_writable
+from qlstm_bench.training.folder import check_writable
 from qlstm_core.files import replace_file
 from qlstm_core.printable import printable
 
