@@ -280,17 +280,19 @@ def test_a_scheduler_killed_in_mid_sweep_ends_it_with_one_line(
                         (finished,) = until("runs/*/result.json", 1)
                         (finished.parent / "checkpoint" / "state.pt").unlink(missing_ok=True)
                         until("runs/*/checkpoint/state.pt", 1)
+                        assert sweep.stderr is not None
+                        done = sweep.stderr.readline()  # the sweep has been told of the run that ended
                         scheduler.kill()
-                        _, said = sweep.communicate(timeout=60)
+                        _, error = sweep.communicate(timeout=60)
                     finally:
                         sweep.kill()
         finally:
             scheduler.kill()
-    done, error = said.splitlines()
     assert sweep.returncode == 1
     assert done.startswith("[1/2] none, none, steps 4: ")
     assert error.startswith("qlstm-bench: error: the scheduler is gone")
-    assert error.endswith("; what has finished stays, and the same command goes on")
+    assert error.endswith("; what has finished stays, and the same command goes on\n")
+    assert error.count("\n") == 1
     assert Run.read(finished.parent).result() is not None
 
 
