@@ -166,7 +166,7 @@ def test_only_an_interrupt_is_called_one(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_help_and_tables_are_printed_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
-    assert main(["theory", "--help"]) == 0
+    assert main(["theory", "markov", "--help"]) == 0
     assert b"\\u0394, distance of grid points" in written.getvalue()
 
 
@@ -202,10 +202,10 @@ def test_help_teaches(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
         assert f"qlstm-bench {words[0]}" in text.split("Examples:")[1]
 
 
-def test_help_does_not_wait_for_the_libraries() -> None:
-    """What help says needs neither matplotlib, pandas nor Lightning."""
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["sweep", "--help"]])
+def test_help_does_not_wait_for_the_libraries(words: list[str]) -> None:
     code = (
-        "import sys; from qlstm_bench.cli import main; main(['--help']); "
+        f"import sys; from qlstm_bench.cli import main; main({words}); "
         "print([m for m in ('matplotlib', 'pandas', 'lightning_fabric', 'pooch') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-import types
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hook_examples import example
 
-from qlstm_bench import hooks, hookspecs
+from qlstm_bench import hooks
 from qlstm_bench.config import RunConfig
 from qlstm_bench.tasks import tasks_of
 from qlstm_bench.tasks.char_lm import CharLM
@@ -26,15 +24,6 @@ def registry() -> Registry:
     fresh = Registry(discover=False)
     fresh.register(hooks, "qlstm-bench:bench")
     return fresh
-
-
-def example(hook: str) -> types.ModuleType:
-    """Return the plugin that a hook's docstring shows."""
-    code = inspect.getdoc(getattr(hookspecs, hook))
-    assert code is not None
-    module = types.ModuleType(f"example_of_{hook}")
-    exec(textwrap.dedent(code.partition("Example::")[2]), module.__dict__)
-    return module
 
 
 def a_run() -> Run:

@@ -9,7 +9,7 @@ from qlstm_core.exports import lazily
 
 if TYPE_CHECKING:
     from qlstm_bench.config import RunConfig
-    from qlstm_bench.errors import BenchError, ConfigError, DataError
+    from qlstm_bench.errors import BenchError, ConfigError, DataError, RunError
     from qlstm_bench.gradients import (
         GradientAnalysisError,
         analyze,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from qlstm_bench.tasks.layers import make_layer
     from qlstm_bench.tasks.task import Task, TaskSpec, tasks_of
     from qlstm_bench.tasks.word_lm import WordLM
-    from qlstm_bench.theory import experiment_class
-    from qlstm_bench.training.folder import Run, RunError
+    from qlstm_bench.theory import Experiment, ExperimentSpec, Findings, make_experiment
+    from qlstm_bench.training.folder import Run
     from qlstm_bench.training.optimizer import clip_gradients_, make_optimizer
     from qlstm_bench.training.result import Result, StateGradientNorms
     from qlstm_bench.training.run import Outcome, resolve, train
@@ -46,18 +46,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "BenchError", "CharLM", "Classification", "ConfigError", "DataError", "Document",
-    "GradientAnalysisError", "LargeVocabularyLM", "Outcome", "Record", "Result", "Run", "RunConfig",
-    "RunError", "SequentialDigits", "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec", "WordLM",
-    "analyze", "analyze_task", "clip_gradients_", "collect", "experiment_class", "make_layer",
-    "make_optimizer", "print_table", "read_plan", "resolve", "results_frame", "spectral_norms",
-    "state_gradient_norms", "summary_frame", "task_gradient_norms", "tasks_of", "to_csv", "to_latex",
-    "to_markdown", "train", "write_html",
+    "BenchError", "CharLM", "Classification", "ConfigError", "DataError", "Document", "Experiment",
+    "ExperimentSpec", "Findings", "GradientAnalysisError", "LargeVocabularyLM", "Outcome", "Record",
+    "Result", "Run", "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST",
+    "StateGradientNorms", "Task", "TaskSpec", "WordLM", "analyze", "analyze_task", "clip_gradients_",
+    "collect", "make_experiment", "make_layer", "make_optimizer", "print_table", "read_plan", "resolve",
+    "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame", "task_gradient_norms",
+    "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
 ]  # fmt: skip
 
 _ORIGINS = {
     "qlstm_bench.config": ("RunConfig",),
-    "qlstm_bench.errors": ("BenchError", "ConfigError", "DataError"),
+    "qlstm_bench.errors": ("BenchError", "ConfigError", "DataError", "RunError"),
     "qlstm_bench.gradients": (
         "GradientAnalysisError", "analyze", "analyze_task", "spectral_norms", "state_gradient_norms",
         "task_gradient_norms",
@@ -74,8 +74,8 @@ _ORIGINS = {
     "qlstm_bench.tasks.layers": ("make_layer",),
     "qlstm_bench.tasks.task": ("Task", "TaskSpec", "tasks_of"),
     "qlstm_bench.tasks.word_lm": ("WordLM",),
-    "qlstm_bench.theory": ("experiment_class",),
-    "qlstm_bench.training.folder": ("Run", "RunError"),
+    "qlstm_bench.theory": ("Experiment", "ExperimentSpec", "Findings", "make_experiment"),
+    "qlstm_bench.training.folder": ("Run",),
     "qlstm_bench.training.optimizer": ("clip_gradients_", "make_optimizer"),
     "qlstm_bench.training.result": ("Result", "StateGradientNorms"),
     "qlstm_bench.training.run": ("Outcome", "resolve", "train"),

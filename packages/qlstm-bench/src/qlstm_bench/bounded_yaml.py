@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from qlstm_bench.errors import ConfigError
-from qlstm_bench.text_table import shorten
+from qlstm_bench.tables import shorten
 
 MAX_BYTES = 256 * 1024
 """Size of a file."""

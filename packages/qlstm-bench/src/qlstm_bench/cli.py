@@ -11,7 +11,7 @@ import typer
 
 from qlstm_bench.commands import datasets, demo, gradients, report, run, speed, sweep, tasks, theory
 from qlstm_bench.errors import BenchError
-from qlstm_bench.text_table import shorten
+from qlstm_bench.tables import shorten
 from qlstm_core import terminal
 from qlstm_core.printable import printable
 
@@ -35,7 +35,7 @@ app.command("sweep", help=sweep.HELP)(sweep.sweep)
 app.command("report", help=report.HELP)(report.report)
 app.command("gradients", help=gradients.HELP)(gradients.gradients)
 app.add_typer(speed.app, name="speed")
-app.command("theory", help=theory.HELP)(theory.theory)
+app.add_typer(theory.app, name="theory")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

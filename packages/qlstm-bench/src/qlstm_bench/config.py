@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from qlstm_bench import bounded_yaml
 from qlstm_bench.bounded_yaml import short_repr
@@ -23,94 +23,175 @@ Clipping = Literal["global", "apart"]
 Logger = Literal["tensorboard", "mlflow"]
 
 _CELL_OPTIONS = {"proj": ("lstm", "f-lstm", "g-lstm"), "rank": ("f-lstm",), "groups": ("g-lstm",)}
-"""Settings that some cells have, and which."""
+"""Settings that only some cells have, and the names of these cells."""
 
 _NOT_PART_OF_THE_RESULT = {"log", "log_every", "checkpoint_seconds"}
+
+
+def _from_commas(value: Any) -> Any:
+    """Take ``"4,8"`` for a list, as a command line gives it."""
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _number_or_numbers(value: Any) -> Any:
+    """Take ``"4"`` for a number, and ``"4,8"`` for one for each layer."""
+    if not isinstance(value, str):
+        return value
+    try:
+        numbers = [int(part) for part in value.split(",")]
+    except ValueError:
+        raise ValueError("expected a number, or one for each layer as in 4,8") from None
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 class RunConfig(BaseModel):
     """Everything that decides what a run computes. Fields without a default here have one in the task.
 
-    Args:
-        task: a task's name, with options if it has any, as in ``name:option=value``.
-        data: a dataset's name or a file; in a program also an object, of which the name is kept here.
-        quantizer: as for :class:`qlstm_core.LSTM`, in text form.
-        normalizer: likewise.
-        cell: ``lstm``, ``gru``, ``f-lstm`` (factorized) or ``g-lstm`` (grouped).
-        hidden: units of each recurrent layer.
-        layers: recurrent layers.
-        proj: size of the projected state, of an LSTM of any kind; by default the state is not projected.
-        rank: of an F-LSTM's product; by default the layer's own, 512.
-        groups: of a G-LSTM, one number or one for each layer; by default the layer's own, 4.
-        dropout: between recurrent layers, and where else the task has it.
-        epochs: passes over the training part; give this or ``steps``.
-        steps: optimizer steps; give this or ``epochs``.
-        batch: sequences trained side by side.
-        unroll: time steps of truncated back-propagation; not given where whole sequences are read.
-        optimizer: ``adam``, ``sgd`` or ``adagrad``.
-        lr: its learning rate.
-        quantized_lr: learning rate of quantized weights as a multiple of ``lr``; by default the task's.
-        stall_divisor: learning rates are divided by it at a validation no better than the best before.
-        epoch_decay: learning rates are multiplied by it after each epoch beyond ``epoch_decay_after``.
-        epoch_decay_after: epochs before that begins.
-        patience: validations in a row without a better one after which training stops and goes back to the
-            weights of the best; by default it never does.
-        average: decay of an exponential moving average of the weights, which is then validated and tested in
-            place of the weights; 0, the default, is none.
-        clip: largest norm of the gradient; a longer one is scaled down to it.
-        clipping: ``global``, one norm over all parameters, as the paper's authors clip; or ``apart``, one
-            over the recurrent layers' parameters and one over the rest, which an explosion then spares.
-        seed: of every random generator.
-        processes: that train side by side, each with its share of every batch, on a device of its own; under
-            torchrun, as many as it started.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        precision: of the computation, as Lightning Fabric spells it.
-        eval_every: optimizer steps between validations; by default every epoch, and at least ten times a run.
-        eval_symbols: validate and test on that many first symbols (characters, words, or whole sequences) of
-            each part; by default on all.
-        log: where the figures go beside metrics.jsonl: ``tensorboard``, ``mlflow``.
-        log_every: optimizer steps between lines of metrics.jsonl.
-        gradients_every: optimizer steps between recordings of gradient stability; by default there are none.
-        checkpoint_seconds: shortest time between two checkpoints.
+    The command line shows the descriptions as help, and the metavars as what a value looks like.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: str = "char-lm"
-    data: str = Field(min_length=1)
-    quantizer: str = "none"
-    normalizer: str = "none"
-    cell: Cell = "lstm"
-    hidden: int = Field(ge=1)
-    layers: int = Field(default=1, ge=1)
-    proj: int | None = Field(default=None, ge=1)
-    rank: int | None = Field(default=None, ge=1)
-    groups: int | list[int] | None = None
-    dropout: float = Field(default=0.0, ge=0, le=1)
-    epochs: int | None = Field(default=None, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-    batch: int = Field(ge=1)
-    unroll: int | None = Field(default=None, ge=1)
-    optimizer: OptimizerName = "adam"
-    lr: float = Field(gt=0, allow_inf_nan=False)
-    quantized_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    stall_divisor: float = Field(default=1.0, ge=1, allow_inf_nan=False)
-    epoch_decay: float = Field(default=1.0, gt=0, le=1)
-    epoch_decay_after: int = Field(default=0, ge=0)
-    patience: int | None = Field(default=None, ge=1)
-    average: float = Field(default=0.0, ge=0, lt=1)
-    clip: float = Field(gt=0)
-    clipping: Clipping = "global"
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    processes: int = Field(default=1, ge=1)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    precision: Precision = "32-true"
-    eval_every: int | None = Field(default=None, ge=1)
-    eval_symbols: int | None = Field(default=None, ge=2)
-    log: list[Logger] = []
-    log_every: int = Field(default=10, ge=1)
-    gradients_every: int | None = Field(default=None, ge=1)
-    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    task: str = Field(
+        default="char-lm",
+        description="name of the task, with options where it has any, as in mnist:permuted=true",
+    )
+    data: str = Field(
+        min_length=1,
+        description="name of a dataset, or a file; default: the task's",
+        json_schema_extra={"metavar": "NAME|FILE"},
+    )
+    quantizer: str = Field(
+        default="none",
+        description="quantizer of the recurrent layers' weights, maybe with options",
+        json_schema_extra={"metavar": "NAME"},
+    )
+    normalizer: str = Field(
+        default="none",
+        description="normaliser of their pre-activations, maybe with options",
+        json_schema_extra={"metavar": "NAME"},
+    )
+    cell: Cell = Field(
+        default="lstm", description="kind of the recurrent layers; f-lstm is factorized, g-lstm grouped"
+    )
+    hidden: int = Field(ge=1, description="units of each recurrent layer; default: the task's")
+    layers: int = Field(default=1, ge=1, description="number of recurrent layers; default: the task's, or 1")
+    proj: int | None = Field(
+        default=None,
+        ge=1,
+        description="size of an LSTM's projected state; default: the task's, or no projection",
+    )
+    rank: int | None = Field(default=None, ge=1, description="rank of an F-LSTM's product; default: 512")
+    groups: Annotated[int | list[int] | None, BeforeValidator(_number_or_numbers)] = Field(
+        default=None,
+        description="groups of a G-LSTM: one number, or one for each layer; default: 4",
+        json_schema_extra={"metavar": "N[,N…]"},
+    )
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="probability of dropout between recurrent layers, and where else the task has it; "
+        "default: the task's, or 0",
+    )
+    epochs: int | None = Field(
+        default=None, ge=1, description="passes over the training part, instead of steps; default: 1"
+    )
+    steps: int | None = Field(default=None, ge=1, description="optimizer steps, instead of epochs")
+    batch: int = Field(ge=1, description="sequences trained side by side; default: the task's")
+    unroll: int | None = Field(
+        default=None,
+        ge=1,
+        description="time steps of truncated back-propagation, for tasks that do not read whole sequences; "
+        "default: the task's",
+    )
+    optimizer: OptimizerName = Field(default="adam", description="optimizer; default: the task's, or adam")
+    lr: float = Field(gt=0, allow_inf_nan=False, description="learning rate; default: the task's")
+    quantized_lr: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="learning rate of quantized weights as a multiple of the others'; default: the task's",
+    )
+    stall_divisor: float = Field(
+        default=1.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="divides the learning rates at a validation no better than the best before; "
+        "default: the task's, or 1",
+    )
+    epoch_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="multiplies the learning rates after each epoch; default: the task's, or 1",
+    )
+    epoch_decay_after: int = Field(
+        default=0, ge=0, description="epochs before that decay begins; default: the task's, or 0"
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="validations in a row without a better one after which training stops and goes back to "
+        "the weights of the best; default: training does not stop early",
+    )
+    average: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay of an exponential moving average of the weights, which is validated and tested in "
+        "place of the weights; 0 is no average",
+    )
+    clip: float = Field(
+        gt=0,
+        description="largest norm of the gradient: a longer one is scaled down to it; default: the task's",
+    )
+    clipping: Clipping = Field(
+        default="global",
+        description="norms that are clipped: global, one over all parameters; apart, one over the recurrent "
+        "layers' and one over the rest, which an explosion then spares; default: the task's, or global",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random generator")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="processes that train side by side, each with its share of every batch, on a device "
+        "of its own; default: 1, or under torchrun as many as it started",
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="device to train on",
+        json_schema_extra={"metavar": "auto|cpu|cuda|cuda:NUMBER"},
+    )
+    precision: Precision = Field(
+        default="32-true", description="precision of the computation, as Lightning Fabric spells it"
+    )
+    eval_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="optimizer steps between validations; default: those of an epoch, or a tenth of the run",
+    )
+    eval_symbols: int | None = Field(
+        default=None,
+        ge=2,
+        description="number of first symbols (characters, words, or whole sequences) of each part to "
+        "validate and test on; default: all",
+    )
+    log: Annotated[list[Logger], BeforeValidator(_from_commas)] = Field(
+        default=[],
+        description="loggers of the figures beside metrics.jsonl: tensorboard, mlflow, or both with a comma",
+        json_schema_extra={"metavar": "NAMES"},
+    )
+    log_every: int = Field(default=10, ge=1, description="optimizer steps between lines of metrics.jsonl")
+    gradients_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="optimizer steps between recordings of gradient stability; default: no recordings",
+    )
+    checkpoint_seconds: float = Field(
+        default=60.0, ge=0, description="shortest time between two checkpoints, in seconds"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> RunConfig:
@@ -199,5 +280,5 @@ def _one_line(error: ValidationError) -> str:
         return f"device: expected auto, cpu, cuda or cuda:NUMBER, got {short_repr(first['input'])}"
     if first["type"] == "missing":
         return f"{name}: expected a value, and there is none"
-    message = first["msg"]
+    message = str(first["msg"]).removeprefix("Value error, ")
     return f"{name}: {message[0].lower()}{message[1:]}, got {short_repr(first['input'])}"

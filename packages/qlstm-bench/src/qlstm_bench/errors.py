@@ -16,3 +16,11 @@ class ConfigError(BenchError, ValueError):
 
 class DataError(BenchError, ValueError):
     """A dataset cannot be used; one line names the file, what was expected and how to get it."""
+
+
+class RunError(BenchError):
+    """A run directory that cannot be read or written; the message is one line that names it."""
+
+
+class RunBusyError(RunError):
+    """A run that another process is training."""

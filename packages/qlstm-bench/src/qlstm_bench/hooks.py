@@ -1,4 +1,4 @@
-"""The bench's own plugin: its hooks, and its tasks, registered like anyone else's."""
+"""The bench's own plugin: its hooks, its tasks and its experiments, registered like anyone else's."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from collections.abc import Iterable
 from qlstm_bench import hookspecs
 from qlstm_bench.tasks import tasks_of
 from qlstm_bench.tasks.task import TaskSpec
+from qlstm_bench.theory import ExperimentSpec, experiments_of
 from qlstm_core.plugins import Registry, hookimpl
 
 _HOU = ("Hou et al. 2019, Normalization helps training of quantized LSTM",)
+_LI = ("Li et al. 2017, Training quantized nets, arXiv:1706.02379",)
+_SARI = ("Sari and Partovi Nia 2020, Batch normalization in quantized networks",)
 
 
 @hookimpl
 def qlstm_addhooks(registry: Registry) -> None:
-    """Add ``qlstm_tasks`` and the hooks around a run."""
+    """Add ``qlstm_tasks``, ``qlstm_theory_experiments`` and the hooks around a run."""
     registry.manager.add_hookspecs(hookspecs)
     tasks_of(registry)
+    experiments_of(registry)
 
 
 @hookimpl
@@ -55,4 +59,69 @@ def qlstm_tasks() -> Iterable[TaskSpec]:
         name="classify",
         summary="class of a sequence, given after its last step; for data of one's own",
         factory="qlstm_bench.tasks.classification:Classification",
+    )
+
+
+@hookimpl
+def qlstm_theory_experiments() -> Iterable[ExperimentSpec]:
+    """Provide the experiments on the theorems of two papers."""
+    yield ExperimentSpec(
+        name="least-squares",
+        summary="Least squares with rounded weights: the floors of SR and R, and none for BC",
+        factory="qlstm_bench.theory.rounded_training.convex:LeastSquares",
+        references=_LI,
+    )
+    yield ExperimentSpec(
+        name="logistic",
+        summary="Logistic regression with rounded weights: theorems 1 and 4 beside the error",
+        factory="qlstm_bench.theory.rounded_training.convex:Logistic",
+        references=_LI,
+    )
+    yield ExperimentSpec(
+        name="binary-connect-floor",
+        summary="BinaryConnect's floor on a non-quadratic, and the unit of the weights",
+        factory="qlstm_bench.theory.rounded_training.binary_connect:BinaryConnectFloor",
+        references=_LI,
+    )
+    yield ExperimentSpec(
+        name="binary-connect-trap",
+        summary="BinaryConnect near a grid point: slower than theorem 4 allows",
+        factory="qlstm_bench.theory.rounded_training.binary_connect:BinaryConnectTrap",
+        references=_LI,
+    )
+    yield ExperimentSpec(
+        name="toy-histograms",
+        summary="Toy histograms: BC concentrates on minimisers, SR stagnates",
+        factory="qlstm_bench.theory.rounded_training.nonconvex:ToyHistograms",
+        references=_LI,
+    )
+    yield ExperimentSpec(
+        name="markov",
+        summary="Stochastic rounding as a Markov chain: theorem 5's limit, and how fast it is reached",
+        factory="qlstm_bench.theory.rounded_training.markov:MarkovLimit",
+        references=_LI,
+    )
+    yield ExperimentSpec(
+        name="rounding-adam",
+        summary="Adam with rounded weights on recurrent tasks: order of errors, weights changed",
+        factory="qlstm_bench.theory.rounded_training.rounding_adam:RoundingAdam",
+        references=_LI,
+    )
+    yield ExperimentSpec(
+        name="batch-norm-gradient",
+        summary="Gradient through batch normalisation: equations (1) and (2)",
+        factory="qlstm_bench.theory.batch_norm_variance.batch_norm:BatchNormGradient",
+        references=_SARI,
+    )
+    yield ExperimentSpec(
+        name="gradient-variance",
+        summary="Variance of the gradient through layers, with and without batch normalisation",
+        factory="qlstm_bench.theory.batch_norm_variance.variance:GradientVariance",
+        references=_SARI,
+    )
+    yield ExperimentSpec(
+        name="ternary-variance",
+        summary="Variance of ternary weights and of their sums: equations (4) to (6)",
+        factory="qlstm_bench.theory.batch_norm_variance.ternary_variance:TernaryVariance",
+        references=_SARI,
     )

@@ -1,11 +1,14 @@
-"""The hooks that qlstm-bench adds: tasks, and what happens around a run. Each docstring is a whole plugin."""
+"""The hooks that qlstm-bench adds: tasks, experiments, and what happens around a run.
+
+Each docstring is a whole plugin.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from qlstm_bench import TaskSpec
+from qlstm_bench import ExperimentSpec, TaskSpec
 from qlstm_core.plugins import hookspec
 
 if TYPE_CHECKING:
@@ -27,6 +30,40 @@ def qlstm_tasks() -> Iterable[TaskSpec]:
         @hookimpl
         def qlstm_tasks():
             yield TaskSpec(name="short-memory", summary="characters, ten steps back", factory=ShortMemory)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_theory_experiments() -> Iterable[ExperimentSpec]:
+    """Return the theory experiments that the plugin provides; called once, at the first look-up.
+
+    Example::
+
+        import numpy as np
+        import pandas as pd
+        from pydantic import Field
+        from qlstm_bench import Experiment, ExperimentSpec, Findings
+        from qlstm_core.plugins import hookimpl
+
+        class MeanOfSigns(Experiment):
+            '''The mean of n random signs has standard deviation 1/√n.
+
+            Source: the central limit theorem.
+            '''
+
+            signs: tuple[int, ...] = Field(default=(16, 256), description="n, number of signs")
+
+            def run(self, progress=lambda share: None):
+                rng = np.random.default_rng(self.seed)
+                measured = [rng.choice([-1.0, 1.0], (1000, n)).mean(1).std() for n in self.signs]
+                predicted = np.array(self.signs) ** -0.5
+                table = pd.DataFrame({"n": self.signs, "measured": measured, "predicted": predicted})
+                return Findings(table, draw=lambda figure: None, caption="")
+
+        @hookimpl
+        def qlstm_theory_experiments():
+            yield ExperimentSpec(name="mean-of-signs", summary="The mean of signs", factory=MeanOfSigns)
     """
     raise NotImplementedError
 

@@ -35,8 +35,8 @@ def share_of_work(title: str) -> Iterator[Callable[[float], None]]:
         yield lambda share: progress.update(task, completed=share)
 
 
-class Shown:
-    """What shows the bars of ``_progress`` while its ``with`` block lasts."""
+class ProgressContext:
+    """Shows the bars of ``_progress`` while its ``with`` block lasts."""
 
     _progress: Progress
 
@@ -48,7 +48,7 @@ class Shown:
         self._progress.stop()
 
 
-class RunProgress(Shown):
+class RunProgress(ProgressContext):
     """A bar on stderr with the latest figures; where stderr is no terminal, a line at each validation."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class RunProgress(Shown):
             self._progress.console.print(f"step {step}/{steps}  {text}", highlight=False, soft_wrap=True)
 
 
-class DownloadProgress(Shown):
+class DownloadProgress(ProgressContext):
     """Shows bytes received on stderr, while its ``with`` block lasts.
 
     Args:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qlstm_bench.commands import demo
+from qlstm_bench.errors import RunError
 from qlstm_bench.report import collect
-from qlstm_bench.training.folder import RunError
 
 
 def test_the_demo_trains_a_grid_survives_a_failure_and_reuses_what_has_finished(

@@ -405,7 +405,9 @@ def test_names_cannot_steer_what_shows_them(tmp_path: Path) -> None:
         assert "\x1b" not in text
         assert "é" in text
         assert not [line for line in text.splitlines() if line.startswith(("# a", "\\input"))]
-    assert r"\textbackslash{}x1b[31m\_|\&\textbackslash{}n\# a" in shown["latex"]
+    assert r"\textbackslash{}x1b[31m\_\textbar{}\&\textbackslash{}n\# a" in shown["latex"]
+    assert r"\\x1b\[31m\_\|&\\n# a" in shown["md"]
+    assert not re.search(r"(?<!\\)<b>", shown["md"])
     write_html(records, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "\x1b[31m" not in page[page.index("<svg") : page.rindex("</svg>")]

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from qlstm_bench.training import folder as run_folder
 from qlstm_bench.training.folder import Run
 from qlstm_bench.training.run import train
 
@@ -62,7 +61,7 @@ def at_replacement(countdown: int) -> Callable[[], None]:
                 die()
             replace(source, target)
 
-        run_folder.os.replace = replace_or_die  # type: ignore[attr-defined]
+        os.replace = replace_or_die  # type: ignore[assignment]
 
     return prepare
 

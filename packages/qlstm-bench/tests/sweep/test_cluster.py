@@ -24,7 +24,7 @@ from distributed import Client
 from distributed.scheduler import KilledWorker
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.errors import BenchError
+from qlstm_bench.errors import BenchError, RunError
 from qlstm_bench.sweep.cluster import (
     ClusterLostError,
     Ending,
@@ -36,7 +36,7 @@ from qlstm_bench.sweep.cluster import (
     workers_of,
 )
 from qlstm_bench.sweep.processes import Workers
-from qlstm_bench.training.folder import Run, RunError
+from qlstm_bench.training.folder import Run
 from qlstm_bench.training.run import resolve, train
 
 STEPS = 100
@@ -280,17 +280,19 @@ def test_a_scheduler_killed_in_mid_sweep_ends_it_with_one_line(
                         (finished,) = until("runs/*/result.json", 1)
                         (finished.parent / "checkpoint" / "state.pt").unlink(missing_ok=True)
                         until("runs/*/checkpoint/state.pt", 1)
+                        assert sweep.stderr is not None
+                        done = sweep.stderr.readline()  # the sweep has been told of the run that ended
                         scheduler.kill()
-                        _, said = sweep.communicate(timeout=60)
+                        _, error = sweep.communicate(timeout=60)
                     finally:
                         sweep.kill()
         finally:
             scheduler.kill()
-    done, error = said.splitlines()
     assert sweep.returncode == 1
     assert done.startswith("[1/2] none, none, steps 4: ")
     assert error.startswith("qlstm-bench: error: the scheduler is gone")
-    assert error.endswith("; what has finished stays, and the same command goes on")
+    assert error.endswith("; what has finished stays, and the same command goes on\n")
+    assert error.count("\n") == 1
     assert Run.read(finished.parent).result() is not None
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hook_examples import example
 
 from qlstm_bench.cli import main
-from qlstm_bench.commands.theory import theory
-from qlstm_bench.theory import EXPERIMENTS, Experiment, TheoryError, experiment_class
+from qlstm_bench.theory import (
+    Experiment,
+    TheoryError,
+    default_experiment,
+    installed_experiments,
+    make_experiment,
+)
+from qlstm_core.plugins import registry
+
+EXPERIMENTS = list(installed_experiments())
 
 SMALL = [
     "--steps=100", "--chains=4", "--networks=2", "--width=8", "--depth=3", "--features=50", "--hidden=4",
@@ -21,24 +29,58 @@ SMALL = [
 
 
 def small(name: str) -> Experiment:
-    found = experiment_class(name)
+    fields = type(default_experiment(name)).model_fields
     given = dict(option.removeprefix("--").split("=") for option in SMALL)
-    settings = {key: value for key, value in given.items() if key in found.model_fields}
-    return found.build(name, settings)
+    return make_experiment(name, {key: value for key, value in given.items() if key in fields})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_docstring_gives_equation_and_source(name: str) -> None:
-    found = experiment_class(name)
+    found = default_experiment(name)
     assert "Source:" in found.equation()
     assert any(sign in found.equation() for sign in "=≤<")
-    assert found.title
-    assert all(field.description for field in found.model_fields.values())
+    assert all(field.description for field in type(found).model_fields.values())
 
 
-def test_every_setting_is_an_option_and_every_option_a_setting() -> None:
-    settings = {field for name in EXPERIMENTS for field in experiment_class(name).model_fields}
-    assert set(inspect.signature(theory).parameters) - {"name", "listing", "out"} == settings
+def test_experiments_of_one_paper_stand_together() -> None:
+    papers = [spec.references for spec in installed_experiments().values()]
+    assert papers == sorted(papers)
+    assert len(set(papers)) == 2
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_help_shows_equation_and_every_setting(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["theory", name, "--help"]) == 0
+    text = capsys.readouterr().out
+    found = default_experiment(name)
+    assert " ".join(found.equation().split()) in " ".join(text.split())
+    options = [line.split()[0] for line in text.splitlines() if line.startswith("  --")]
+    assert options == [*(f"--{setting}" for setting in type(found).model_fields), "--out", "--help"]
+
+
+def test_help_of_all_shows_the_settings_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["theory", "all", "--help"]) == 0
+    text = capsys.readouterr().out
+    options = {line.split()[0] for line in text.splitlines() if line.startswith("  --")}
+    settings = {field for name in EXPERIMENTS for field in type(default_experiment(name)).model_fields}
+    assert options == {f"--{setting}" for setting in (*settings, "out", "help")}
+    assert "K_0, width of the input; K, inputs and neurons of the layer." in " ".join(text.split())
+
+
+def test_a_strangers_experiment_is_listed_and_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.register(example("qlstm_theory_experiments"), "third-party")
+    try:
+        assert main(["theory", "--help"]) == 0
+        assert "  mean-of-signs " in capsys.readouterr().out
+        assert main(["theory", "mean-of-signs", "--signs", "1,4", "--out", str(tmp_path)]) == 0
+    finally:
+        registry.unregister("third-party")
+    table = pd.read_csv(tmp_path / "mean-of-signs.csv")
+    assert table["predicted"].tolist() == [1, 0.5]
+    assert table["measured"].tolist() == pytest.approx([1, 0.5], rel=0.1)
+    assert main(["theory", "mean-of-signs"]) == 2
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "rounding-adam"])
@@ -61,7 +103,7 @@ def test_progress_ends_at_one() -> None:
 
 
 def test_settings_as_text() -> None:
-    built = experiment_class("least-squares").build("least-squares", {"delta": "0.5", "dimensions": "2,3"})
+    built = make_experiment("least-squares", {"delta": "0.5", "dimensions": "2,3"})
     assert built.model_dump()["delta"] == (0.5,)
     assert built.model_dump()["dimensions"] == (2, 3)
 
@@ -76,7 +118,7 @@ def test_settings_as_text() -> None:
 )
 def test_settings_that_do_not_fit(settings: dict[str, object], message: str) -> None:
     with pytest.raises(TheoryError, match=message):
-        experiment_class("least-squares").build("least-squares", settings)
+        make_experiment("least-squares", settings)
 
 
 class Page(HTMLParser):
@@ -128,7 +170,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for name in EXPERIMENTS:
         assert f"{name}: " in printed
-        for field in experiment_class(name).model_fields:
+        for field in type(default_experiment(name)).model_fields:
             assert f"  --{field} " in printed
 
 
@@ -137,7 +179,9 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["theory"], "which experiment.*least-squares"),
         (["theory", "markow"], "unknown experiment 'markow'.*markov"),
-        (["theory", "markov", "--depth", "3"], "experiment 'markov' has no setting 'depth'"),
+        (["theory", "markov", "--dimension", "3"], "unknown option '--dimension'.*'--dimensions'.*--rate"),
+        (["theory", "all", "--stepz", "3"], "unknown option '--stepz'.*'--steps'"),
+        (["theory", "markov", "--steps", "9"], "steps: input should be greater than or equal to 100"),
         (["theory", "markov", "--dimensions", "3"], "dimensions: expected 1, 2 or 1,2"),
         (["theory", "markov", "--out", "/proc/nowhere"], "--out"),
     ],

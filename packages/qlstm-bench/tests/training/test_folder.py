@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from qlstm_bench.config import RunConfig
+from qlstm_bench.errors import RunError
 from qlstm_bench.gradients import StateGradientNorms
-from qlstm_bench.training.folder import Run, RunError, check_writable, load_model, replace_file
+from qlstm_bench.training.folder import Run, check_writable
 from qlstm_bench.training.result import DatasetRecord, Result
+from qlstm_bench.training.run_files import read_model
 
 CONFIG = RunConfig.build(
     {"data": "toy", "hidden": 2, "batch": 2, "unroll": 3, "lr": 0.1, "clip": 5.0, "steps": 4}
@@ -126,34 +128,16 @@ def test_lines_before_the_checkpoint_must_be_as_they_were(run: Run, name: str) -
         run.rewind(checkpoint)
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    replace_file(path, b"old")
-
-    def fail(descriptor: int) -> None:
-        assert path.read_bytes() == b"old"
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="disk full"):
-            replace_file(path, b"n", b"ew")
-    assert path.read_bytes() == b"old"
-    replace_file(path, b"n", b"ew")
-    assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["file"]
-
-
 def test_what_a_killed_writer_left_is_swept_away_and_nothing_else(run: Run) -> None:
-    left = ["result.json.123.tmp", "gradients.jsonl.4.tmp", "checkpoint/state.pt.56.tmp"]
-    users = ["notes.tmp", "result.json.tmp", "plot.123.tmp", "checkpoint/notes.tmp", "mine/result.json.1.tmp"]
+    draft = f"{'0a' * 16}.partial"
+    left = [f"{name}.{draft}" for name in ("result.json", "gradients.jsonl", "checkpoint/state.pt")]
+    users = ["notes.partial", f"plot.{draft}", f"checkpoint/notes.{draft}", f"mine/result.json.{draft}"]
     for name in (*left, *users):
         (run.directory / name).parent.mkdir(exist_ok=True)
         (run.directory / name).write_bytes(b"{")
-    (run.directory / "result.json.7.tmp").mkdir()
     with run.writing():
         assert not any((run.directory / name).exists() for name in left)
-        assert all((run.directory / name).exists() for name in (*users, "result.json.7.tmp"))
+        assert all((run.directory / name).exists() for name in users)
 
 
 def test_two_trainings_of_one_run_are_refused(run: Run) -> None:
@@ -249,7 +233,7 @@ def test_no_altered_bit_of_a_model_goes_through(run: Run) -> None:
     }
     run.save_model(state)
     path = run.directory / "model.safetensors"
-    config, loaded = load_model(path)
+    config, loaded = read_model(path)
     assert config == run.config
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
@@ -259,7 +243,7 @@ def test_no_altered_bit_of_a_model_goes_through(run: Run) -> None:
         altered[bit // 8] ^= 1 << bit % 8
         path.write_bytes(altered)
         with pytest.raises(RunError, match=r"model\.safetensors: (altered|not the model of a run): "):
-            load_model(path)
+            read_model(path)
 
 
 def test_clearing_forgets_everything_but_the_settings(run: Run) -> None:

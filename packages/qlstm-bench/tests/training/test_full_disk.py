@@ -8,13 +8,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from qlstm_bench.cli import main
-from qlstm_bench.training.folder import Run, RunError
+from qlstm_bench.errors import RunError
+from qlstm_bench.training.folder import Run
 from qlstm_bench.training.run import train
+from qlstm_core import files
 from qlstm_core.plugins import hookimpl, registry
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
@@ -22,29 +24,40 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full on this 
 
 
 class Filler:
-    """A plugin that, at a step, makes a run's next write of a file meet a full disk."""
+    """A plugin that, from a step on, has every draft of one of a run's files on a full disk."""
 
-    def __init__(self, name: str, step: int) -> None:
-        self.name, self.step = name, step
+    def __init__(self, name: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.name, self.step, self.monkeypatch = name, step, monkeypatch
 
     @hookimpl
     def qlstm_run_logged(self, run: Run, step: int) -> None:
-        if step == self.step:
-            path = run.directory / self.name
-            path.with_name(f"{path.name}.{os.getpid()}.tmp").symlink_to(FULL)
+        if step != self.step:
+            return
+        self.step = -1  # the run that goes on finds room
+        begin = files._begin
+
+        def begin_full(target: Path) -> tuple[BinaryIO, Path]:
+            file, draft = begin(target)
+            if target != (run.directory / self.name).resolve():
+                return file, draft
+            file.close()
+            return FULL.open("wb"), draft
+
+        self.monkeypatch.setattr(files, "_begin", begin_full)
 
 
 @pytest.fixture
-def filled(request: pytest.FixtureRequest) -> Iterator[str]:
-    registry.register(Filler(request.param, 5), "filler")
-    yield request.param
-    registry.unregister("filler")
+def filled(request: pytest.FixtureRequest) -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        registry.register(Filler(request.param, 5, monkeypatch), "filler")
+        yield monkeypatch
+        registry.unregister("filler")
 
 
 @needs_full
 @pytest.mark.parametrize("filled", ["checkpoint/state.pt", "model.safetensors"], indirect=True)
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
-    filled: str, tiny: dict[str, Any], tmp_path: Path
+    filled: pytest.MonkeyPatch, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     settings = {**tiny, "checkpoint_seconds": 0}
     with pytest.raises(
@@ -58,8 +71,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
     checkpoint = run.load_checkpoint()
     assert checkpoint is not None
     assert checkpoint["step"] >= 4
-    registry.unregister("filler")
-    registry.register(Filler("", -1), "filler")
+    filled.undo()
     outcome = train(settings, tmp_path / "runs")
     assert outcome.result.metrics == train(tiny, tmp_path / "whole").result.metrics
     assert [row["step"] for row in outcome.run.metrics()] == list(range(1, 13))
@@ -93,7 +105,7 @@ def test_a_real_disk_that_fills_up_is_named_wherever_it_does(
         filler.unlink()
         outcome = train(settings, small_disk / "runs")
         assert outcome.result.metrics == expected
-        assert not list(small_disk.rglob("*.tmp"))
+        assert not list(small_disk.rglob("*.partial"))
         shutil.rmtree(small_disk / "runs")
 
 
@@ -109,7 +121,7 @@ def test_a_line_that_does_not_fit_is_an_error(tiny: dict[str, Any], tmp_path: Pa
 @needs_full
 @pytest.mark.parametrize("filled", ["checkpoint/state.pt"], indirect=True)
 def test_the_command_line_says_it_in_one_line(
-    filled: str, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    filled: pytest.MonkeyPatch, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--hidden", "4", "--steps", "10", "--batch", "4", "--unroll", "5", "--device", "cpu"]
     options = ["--eval-every", "5", "--checkpoint-seconds", "0"]

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from qlstm_bench.cli import main
-from qlstm_bench.errors import BenchError
-from qlstm_bench.training.folder import Run, RunError
+from qlstm_bench.errors import BenchError, RunError
+from qlstm_bench.training.folder import Run
 from qlstm_bench.training.run import train
 
 STEPS = 12

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.training.folder import Run, RunError
+from qlstm_bench.errors import RunError
+from qlstm_bench.training.folder import Run
 from qlstm_bench.training.optimizer import clip_gradients_
 from qlstm_bench.training.result import Result
 from qlstm_bench.training.run import Outcome, resolve, train

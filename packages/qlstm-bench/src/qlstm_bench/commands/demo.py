@@ -25,22 +25,10 @@ Examples:
 """
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the report, the picture and the runs.")] = Path(
-        "runs/demo"
-    ),
-    force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
-) -> None:
-    """Train the demonstration's networks."""
-    show(out, force=force)
-
-
 QUANTIZERS = ("none", "binary-connect", "ter-connect")
 
-
-# The slowest first, so that short runs end the show.
 NORMALIZERS = ("batch-shared", "layer", "weight", "none")
-
+"""The slowest first, so that short runs end the show."""
 
 SETTINGS: dict[str, Any] = {
     "data": "stdlib-char",
@@ -51,9 +39,17 @@ SETTINGS: dict[str, Any] = {
     "eval_symbols": 32_000,
     "device": "cpu",
 }
+"""What all runs share; the rest is the paper's. So few steps need twice the paper's learning rate."""
 
 
-"""What all runs share; the rest is the paper's. So few steps want twice the paper's learning rate."""
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report, the picture and the runs.")] = Path(
+        "runs/demo"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
+) -> None:
+    """Train the demonstration's networks."""
+    show(out, force=force)
 
 
 def show(out: Path, *, settings: Mapping[str, Any] = SETTINGS, force: bool = False) -> None:
@@ -64,17 +60,18 @@ def show(out: Path, *, settings: Mapping[str, Any] = SETTINGS, force: bool = Fal
 
     Args:
         out: folder for the report, the picture and the runs.
-        settings: of every run.
-        force: train again what has finished already.
+        settings: settings that every run shares.
+        force: whether to train again what has finished already.
 
     Raises:
         RunError: a folder that cannot be written to, or runs that failed.
     """
+    from qlstm_bench.errors import RunError
     from qlstm_bench.report import collect, print_table, write_html
     from qlstm_bench.report.figures import draw_overview
     from qlstm_bench.sweep.cluster import cores, local_workers
     from qlstm_bench.sweep.progress import run_watched
-    from qlstm_bench.training.folder import RunError, check_writable
+    from qlstm_bench.training.folder import check_writable
     from qlstm_bench.training.run import resolve
 
     check_writable(out)

@@ -41,9 +41,10 @@ def report(
     ] = None,
 ) -> None:
     """Compare finished runs."""
+    from qlstm_bench.errors import RunError
     from qlstm_bench.report import collect, print_table, to_csv, to_latex, to_markdown, write_html
-    from qlstm_bench.text_table import shorten
-    from qlstm_bench.training.folder import RunError, replace_file
+    from qlstm_bench.tables import shorten
+    from qlstm_core.files import replace_file
 
     records, problems = collect(runs)
     for problem in problems:
@@ -57,7 +58,7 @@ def report(
     out = out or Path("report.html")
     try:
         if format_ in texts:
-            replace_file(out, texts[format_](records).encode())
+            replace_file(out, texts[format_](records))
         else:
             print_table(records)
             write_html(records, out)

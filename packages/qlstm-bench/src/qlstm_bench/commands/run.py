@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from qlstm_bench.config import ConfigError
+from qlstm_bench.commands.options import given, help_of, settings_as_options
+from qlstm_bench.config import RunConfig
 from qlstm_bench.errors import BenchError
 
 HELP = """Train one network and write its run folder.
 
-What a setting's help calls "the task's" is that of the paper: `qlstm-bench tasks NAME` shows it.
+A default that is the task's is that of the paper: `qlstm-bench tasks NAME` shows it.
 
 A finished run is not repeated, an interrupted one goes on where it was: give the same command again. A run
 whose loss or gradients overflow ends as "diverged": that is a result, and the exit code is 0.
@@ -49,74 +50,13 @@ Examples:
 """
 
 
+@settings_as_options(RunConfig.model_fields)
 def run(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="What to train on; maybe with options.")],
-    data: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Default: the task's.")] = None,
-    quantizer: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the recurrent layers' weights.")
-    ] = "none",
-    normalizer: Annotated[str, typer.Option(metavar="NAME", help="Of their pre-activations.")] = "none",
-    cell: Annotated[str, typer.Option(help="lstm, gru, f-lstm (factorized) or g-lstm (grouped).")] = "lstm",
-    hidden: Annotated[int | None, typer.Option(help="Units of each layer; default: the task's.")] = None,
-    layers: Annotated[int | None, typer.Option(help="Recurrent layers; default: the task's.")] = None,
-    proj: Annotated[int | None, typer.Option(help="Size of an LSTM's projected state.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Of an F-LSTM; default: 512.")] = None,
-    groups: Annotated[
-        str | None, typer.Option(metavar="N[,N…]", help="Of a G-LSTM, or of each layer; default: 4.")
-    ] = None,
-    dropout: Annotated[float | None, typer.Option(help="Default: the task's.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; default: 1.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of --epochs.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Sequences side by side; default: the task's.")] = None,
-    unroll: Annotated[
-        int | None, typer.Option(help="Steps of back-propagation; default: the task's.")
-    ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adam, sgd or adagrad; default: the task's.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; default: the task's.")] = None,
-    quantized_lr: Annotated[
-        float | None, typer.Option(help="That of quantized weights as a multiple; default: the task's.")
-    ] = None,
-    stall_divisor: Annotated[
-        float | None, typer.Option(help="Divides it when validation stalls; default: the task's.")
-    ] = None,
-    epoch_decay: Annotated[
-        float | None, typer.Option(help="Multiplies it after each epoch; default: the task's.")
-    ] = None,
-    epoch_decay_after: Annotated[
-        int | None, typer.Option(help="Epochs before that begins; default: the task's.")
-    ] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Validations without a better one before stopping; default: no end.")
-    ] = None,
-    average: Annotated[
-        float, typer.Option(help="Decay of the average of weights to evaluate; 0: none.")
-    ] = 0.0,
-    clip: Annotated[float | None, typer.Option(help="Largest gradient norm; default: the task's.")] = None,
-    clipping: Annotated[
-        str, typer.Option(help="global: one norm over all; apart: recurrent layers have one of their own.")
-    ] = "global",
-    eval_every: Annotated[
-        int | None, typer.Option(help="Steps between validations; default: an epoch, or a tenth of the run.")
-    ] = None,
-    eval_symbols: Annotated[
-        int | None,
-        typer.Option(help="Validate and test on that many first symbols or sequences; default: all."),
-    ] = None,
-    gradients_every: Annotated[
-        int | None, typer.Option(help="Steps between recordings of gradient stability; default: none.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of every random generator.")] = 0,
-    processes: Annotated[
-        int | None, typer.Option(help="That train side by side, each with its share of every batch.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
-    precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
-    checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
-    log: Annotated[
-        str, typer.Option(metavar="NAMES", help="Log to tensorboard, mlflow, or both with a comma, too.")
-    ] = "",
+    task: Annotated[str, typer.Argument(metavar="TASK", help=help_of(RunConfig.model_fields["task"]))],
+    *,
     out: Annotated[Path, typer.Option(help="Folder for run folders.")] = Path("runs"),
     force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
+    **settings: Any,
 ) -> None:
     """Train one network."""
     from qlstm_bench.progress import RunProgress
@@ -124,48 +64,19 @@ def run(
     from qlstm_bench.training.team import launched_processes
     from qlstm_core.printable import printable
 
-    given = {
-        "data": data, "hidden": hidden, "layers": layers, "proj": proj, "rank": rank,
-        "groups": None if groups is None else _read_groups(groups), "dropout": dropout, "batch": batch,
-        "unroll": unroll, "optimizer": optimizer, "lr": lr, "quantized_lr": quantized_lr,
-        "stall_divisor": stall_divisor, "epoch_decay": epoch_decay, "epoch_decay_after": epoch_decay_after,
-        "patience": patience, "clip": clip, "steps": steps,
-        "epochs": 1 if epochs is None and steps is None else epochs,
-        "eval_every": eval_every, "eval_symbols": eval_symbols, "gradients_every": gradients_every,
-        "processes": processes,
-    }  # fmt: skip
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    settings |= {
-        "task": task, "quantizer": quantizer, "normalizer": normalizer, "cell": cell, "average": average,
-        "clipping": clipping, "seed": seed, "device": device, "precision": precision,
-        "checkpoint_seconds": checkpoint_seconds, "log": [name for name in log.split(",") if name],
-    }  # fmt: skip
-    if settings.get("processes", 1) > 1 and launched_processes() is None:
-        launch(settings)
+    asked = {"task": task, **given(settings)}
+    if "steps" not in asked:
+        asked.setdefault("epochs", 1)
+    if asked.get("processes", 1) > 1 and launched_processes() is None:
+        launch(asked)
         return
     with RunProgress() as progress:
-        outcome = train(settings, out, force=force, listen=progress.update)
+        outcome = train(asked, out, force=force, listen=progress.update)
     config = outcome.run.config
     if os.environ.get("RANK", "0") != "0":
         return  # the first process speaks for all
     line = f"{config.quantizer}, {config.normalizer} on {outcome.result.dataset.name}: {outcome.describe()}"
     print(printable(line))
-
-
-def _read_groups(text: str) -> int | list[int]:
-    """Return ``"4"`` as 4 and ``"4,8"`` as [4, 8].
-
-    Raises:
-        ConfigError: anything else.
-    """
-
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"groups: expected a number, or one for each layer as in 4,8, got {text!r}"
-        ) from None
-    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def launch(settings: Mapping[str, Any]) -> None:

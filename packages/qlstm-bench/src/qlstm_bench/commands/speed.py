@@ -162,18 +162,17 @@ def inference(
 
 def _show(frame: pd.DataFrame, sections: list[str], csv: Path | None) -> None:
     """Print one table per section, and write all to ``csv``."""
-    from qlstm_bench.text_table import aligned
+    from qlstm_bench.tables import aligned, cells, text_columns, to_csv
+    from qlstm_core.files import replace_file
 
     for values, part in frame.groupby(sections, sort=False):
         print(
             "\n" + "; ".join(f"{name} {value}" for name, value in zip(sections, values, strict=True)) + "\n"
         )
-        columns = [name for name in frame.columns if name not in sections]
-        rows = [[_cell(value) for value in row] for row in part[columns].itertuples(index=False)]
-        text = [name for name in columns if part[name].dtype == object or str(part[name].dtype) == "str"]
-        print(aligned(columns, rows, text))
+        shown = part.drop(columns=sections)
+        print(aligned(list(shown.columns), cells(shown, _number), text_columns(shown)))
     if csv is not None:
-        frame.to_csv(csv, index=False)
+        replace_file(csv, to_csv(frame))
         print(f"\nfigures: {csv}")
 
 
@@ -187,7 +186,5 @@ def _check_writable(csv: Path | None) -> None:
         )
 
 
-def _cell(value: object) -> str:
-    if not isinstance(value, float):
-        return str(value)
+def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from qlstm_bench.commands.options import settings_as_options
+from qlstm_bench.config import ConfigError, RunConfig
 
 if TYPE_CHECKING:
     from qlstm_bench.sweep.plan import Plan
@@ -40,10 +43,12 @@ Examples:
 """
 
 
+@settings_as_options({"log": RunConfig.model_fields["log"]})
 def sweep(
     source: Annotated[
         str | None, typer.Argument(metavar="FILE|PRESET", help="A YAML file, or the name of a preset.")
     ] = None,
+    *,
     scale: Annotated[
         str | None, typer.Option(help="Which of its sizes, as in small or paper; default: small.")
     ] = None,
@@ -55,15 +60,12 @@ def sweep(
         str | None,
         typer.Option(metavar="tcp://HOST:PORT", help="Dask scheduler whose workers train instead."),
     ] = None,
-    log: Annotated[
-        str, typer.Option(metavar="NAMES", help="Log to tensorboard, mlflow, or both with a comma, too.")
-    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the presets and train nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and train nothing.")] = False,
+    **settings: Any,
 ) -> None:
     """Train every run of a grid."""
-    from qlstm_bench.config import ConfigError
     from qlstm_bench.sweep.presets import load
 
     if list_:
@@ -81,8 +83,8 @@ def sweep(
     from qlstm_bench.sweep.plan import read_plan
 
     plan = read_plan(load(source), scale)
-    if log:
-        plan = plan.logged_to(log.split(","))
+    if loggers := settings["log"]:
+        plan = plan.logged_to(loggers)
     print(_describe(plan))
     if dry_run:
         print("\n".join(f"  {label}" for label in plan.labels))
@@ -124,7 +126,7 @@ def _list() -> None:
 
 
 def _describe(plan: Plan) -> str:
-    from qlstm_bench.text_table import shorten
+    from qlstm_bench.tables import shorten
     from qlstm_core.printable import printable
 
     size = f", {plan.scale} scale" if plan.scale else ""

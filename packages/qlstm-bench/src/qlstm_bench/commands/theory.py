@@ -2,103 +2,130 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from qlstm_bench.commands.options import given, merged, settings_as_options, spelled
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from qlstm_bench.theory import Experiment
 
 HELP = """Run the theorems of the papers: prediction beside measurement, in tables and figures.
 
-A setting that an experiment has can be changed with an option of its name; several values are separated by
-commas. With "all", an option goes to every experiment that has that setting. The same settings give the
-same figures.
+Every setting of an experiment is an option; several values are separated by commas. `all` gives an option to
+every experiment that has that setting. The same settings give the same figures.
 
 Writes report.html with every figure and table, and NAME.csv, to --out.
 
 \b
 Examples:
   qlstm-bench theory --list
-  qlstm-bench theory least-squares
+  qlstm-bench theory least-squares --help
   qlstm-bench theory least-squares --delta 0.1,0.4 --dimensions 8,128
   qlstm-bench theory markov --rate 0.1,0.01 --noise 3 --seed 1
   qlstm-bench theory all
 """
 
-_FIXED = ("name", "listing", "out")
+_ALL = "Run every experiment; a setting goes to those that have it."
 
 
+class Experiments(TyperGroup):
+    """A command for each experiment that the plugins provide, made when it is asked for, and ``all``."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the experiments with their summaries, importing none of them."""
+        from qlstm_bench.theory import installed_experiments
+
+        found = installed_experiments()
+        with formatter.section("Experiments"):
+            formatter.write_dl([*((name, spec.summary) for name, spec in found.items()), ("all", _ALL)])
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of one experiment, or of all.
+
+        Raises:
+            PluginError: there is no experiment of this name, or it cannot be loaded.
+        """
+        from qlstm_bench.theory import default_experiment, installed_experiments
+
+        if cmd_name == "all":
+            found = [default_experiment(name) for name in installed_experiments()]
+            fields = merged(item for one in found for item in type(one).model_fields.items())
+            return _command(cmd_name, fields, _ALL)
+        experiment = type(default_experiment(cmd_name))
+        paragraphs = experiment.equation().split("\n\n")
+        return _command(cmd_name, experiment.model_fields, "\n\n".join(f"\b\n{text}" for text in paragraphs))
+
+
+app = typer.Typer(cls=Experiments, rich_markup_mode=None, help=HELP)
+
+
+@app.callback(invoke_without_command=True, subcommand_metavar="[NAME|all [OPTIONS]]")
 def theory(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|all]", help="Which experiment; see --list.")
-    ] = None,
+    ctx: typer.Context,
     listing: Annotated[
         bool, typer.Option("--list", help="Name the experiments and their settings, and end.")
     ] = False,
-    delta: Annotated[str | None, typer.Option(help="Δ, distance of grid points.")] = None,
-    dimensions: Annotated[str | None, typer.Option(help="d, number of weights.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of descent, walk or training.")] = None,
-    chains: Annotated[int | None, typer.Option(help="Independent repetitions.")] = None,
-    noise: Annotated[float | None, typer.Option(help="σ of the gradient.")] = None,
-    condition: Annotated[float | None, typer.Option(help="Largest over smallest curvature.")] = None,
-    strength: Annotated[float | None, typer.Option(help="Of the ℓ2 regulariser.")] = None,
-    rows: Annotated[int | None, typer.Option(help="Of the logistic regression's data.")] = None,
-    scale: Annotated[str | None, typer.Option(help="c, unit of the weights.")] = None,
-    share: Annotated[float | None, typer.Option(help="π, share of positive labels.")] = None,
-    distance: Annotated[str | None, typer.Option(help="ρ, of the minimiser to the grid, in Δ.")] = None,
-    rate: Annotated[str | None, typer.Option(help="α, learning rate.")] = None,
-    task: Annotated[str | None, typer.Option(help="Recurrent tasks to train on.")] = None,
-    hidden: Annotated[int | None, typer.Option(help="Units of the recurrent layer.")] = None,
-    big: Annotated[int | None, typer.Option(help="How many times larger big batches are.")] = None,
-    runs: Annotated[int | None, typer.Option(help="Trainings of each method.")] = None,
-    normalizer: Annotated[str | None, typer.Option(help="Of the recurrent layer.")] = None,
-    width: Annotated[str | None, typer.Option(help="K, width of a layer.")] = None,
-    growth: Annotated[str | None, typer.Option(help="Width of a layer over that before it.")] = None,
-    depth: Annotated[int | None, typer.Option(help="L, layers.")] = None,
-    batch: Annotated[str | None, typer.Option(help="B, samples.")] = None,
-    features: Annotated[int | None, typer.Option(help="Neurons behind one batch normalisation.")] = None,
-    networks: Annotated[int | None, typer.Option(help="Random networks per case.")] = None,
-    factor: Annotated[str | None, typer.Option(help="t, ternary threshold over E|w|.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of every random generator.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and the tables.")] = Path("runs/theory"),
 ) -> None:
     """Run experiments and write their report."""
-    given = {key: value for key, value in locals().items() if key not in _FIXED and value is not None}
+    from qlstm_bench.theory import TheoryError, installed_experiments
+
     if listing:
         _print_list()
-        return
-    from qlstm_bench.theory import EXPERIMENTS, TheoryError
-
-    if name is None:
-        raise TheoryError(f"which experiment? expected all, or one of {', '.join(EXPERIMENTS)}")
-    _run(_chosen(name, given), out)
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        raise TheoryError(f"which experiment? expected all, or one of {', '.join(installed_experiments())}")
 
 
-def _chosen(name: str, given: dict[str, Any]) -> dict[str, Experiment]:
+def _command(name: str, fields: dict[str, FieldInfo], about: str) -> Any:
+    """Return the command that runs an experiment with these settings, or all."""
+
+    @settings_as_options(fields)
+    def command(
+        *,
+        out: Annotated[Path, typer.Option(help="Folder for the report and the tables.")] = Path(
+            "runs/theory"
+        ),
+        **settings: Any,
+    ) -> None:
+        _run(_chosen(name, given(settings)), out)
+
+    single = typer.Typer(rich_markup_mode=None, add_completion=False)
+    single.command(name, help=about)(command)
+    return typer.main.get_command(single)
+
+
+def _chosen(name: str, settings: dict[str, Any]) -> dict[str, Experiment]:
     """Return the experiments to run, each with the settings that it takes."""
-    from qlstm_bench.theory import EXPERIMENTS, TheoryError, experiment_class
+    from qlstm_bench.theory import default_experiment, installed_experiments, make_experiment
 
     if name != "all":
-        return {name: experiment_class(name).build(name, given)}
-    classes = {known: experiment_class(known) for known in EXPERIMENTS}
-    for setting in given:
-        if not any(setting in found.model_fields for found in classes.values()):
-            raise TheoryError(f"no experiment has a setting {setting!r}")
+        return {name: make_experiment(name, settings)}
     return {
-        known: found.build(known, {key: value for key, value in given.items() if key in found.model_fields})
-        for known, found in classes.items()
+        known: make_experiment(
+            known,
+            {
+                setting: value
+                for setting, value in settings.items()
+                if setting in type(default_experiment(known)).model_fields
+            },
+        )
+        for known in installed_experiments()
     }
 
 
 def _run(experiments: dict[str, Experiment], out: Path) -> None:
-    import sys
     import time
 
     from qlstm_bench.progress import share_of_work
-    from qlstm_bench.text_table import aligned
-    from qlstm_bench.theory.report import Ended, cells, text_columns, write_report
+    from qlstm_bench.theory import installed_experiments
+    from qlstm_bench.theory.report import Ended, as_text, write_report
     from qlstm_bench.training.folder import check_writable
 
     check_writable(out)
@@ -107,7 +134,8 @@ def _run(experiments: dict[str, Experiment], out: Path) -> None:
         started = time.monotonic()
         with share_of_work(f"{number + 1}/{len(experiments)} {name}") as done:
             findings = experiment.run(done)
-        ended.append(Ended(name, experiment, findings, time.monotonic() - started))
+        title = installed_experiments()[name].summary
+        ended.append(Ended(name, title, experiment, findings, time.monotonic() - started))
         write_report(ended, out)  # what has ended is there, whatever becomes of the rest
         if len(experiments) > 1:
             print(
@@ -116,22 +144,17 @@ def _run(experiments: dict[str, Experiment], out: Path) -> None:
                 flush=True,
             )
         else:
-            print(experiment.equation(), "", sep="\n")
-            print(aligned(list(findings.table.columns), cells(findings.table), text_columns(findings.table)))
-            print()
+            print(experiment.equation(), as_text(findings.table), sep="\n\n", end="\n\n")
         for remark in findings.remarks:
             print(f"{name}: {remark}" if len(experiments) > 1 else remark)
     print(f"\nreport: {out / 'report.html'}")
 
 
 def _print_list() -> None:
-    from qlstm_bench.theory import EXPERIMENTS, experiment_class
+    from qlstm_bench.theory import default_experiment, installed_experiments
 
-    for name in EXPERIMENTS:
-        found = experiment_class(name)
-        print(f"{name}: {found.title}")
-        for setting, field in found.model_fields.items():
-            default = field.default
-            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-            print(f"  --{setting} {shown}  {field.description}")
+    for name, spec in installed_experiments().items():
+        print(f"{name}: {spec.summary}")
+        for setting, field in type(default_experiment(name)).model_fields.items():
+            print(f"  --{setting} {spelled(field.default)}  {field.description}")
         print()

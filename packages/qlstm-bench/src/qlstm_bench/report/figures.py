@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from qlstm_bench.report.drawing import COLORS, DASHES, STYLE, drawable, plain, save_png, to_svg
 from qlstm_bench.report.records import Record
 from qlstm_bench.report.summary import lines
-from qlstm_bench.report.svg import COLORS, DASHES, STYLE, drawable, plain, to_svg
 
 # Below this a gradient carries nothing: float32 has lost it beside the gradient at the loss.
 _SMALLEST_NORM = 1e-12
@@ -177,7 +177,7 @@ def draw_overview(records: Sequence[Record], path: Path) -> None:
         for panel, quantizer in zip(grid[0], quantizers, strict=True):
             panel.set_title(_title(quantizer), loc="left", fontsize=10)
         _legend(figure)
-        figure.savefig(path, dpi=100, metadata={"Software": None}, pil_kwargs={"optimize": True})
+        save_png(figure, path, dpi=100)
 
 
 def _draw_all(records: Sequence[Record], draw: Draw, panels: list[Axes]) -> list[Axes]:

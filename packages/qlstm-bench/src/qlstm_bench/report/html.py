@@ -15,7 +15,7 @@ from qlstm_bench.report.figures import draw_curves, draw_gradient_norms, draw_pa
 from qlstm_bench.report.records import Record
 from qlstm_bench.report.summary import differing, lines
 from qlstm_bench.report.table import LEFT, format_figure, section_title, sections, shown_frame
-from qlstm_bench.training.folder import replace_file
+from qlstm_core.files import replace_file
 
 
 def write_html(records: Sequence[Record], path: Path) -> None:
@@ -33,7 +33,7 @@ def write_html(records: Sequence[Record], path: Path) -> None:
     )
     shown = [_section(section) for section in sections(records)]
     page = environment.get_template("template.html").render(sections=shown, left=LEFT)
-    replace_file(path, page.encode())
+    replace_file(path, page)
 
 
 def _section(records: list[Record]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qlstm_bench.errors import RunError
 from qlstm_bench.gradients.study.recording import recordings
-from qlstm_bench.training.folder import Run, RunError
+from qlstm_bench.training.folder import Run
 from qlstm_bench.training.result import Result
 
 NOT_COMPARED = {"seed", "data", "device", "log_every", "checkpoint_seconds", "log"}

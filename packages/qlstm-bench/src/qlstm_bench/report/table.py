@@ -9,9 +9,10 @@ from typing import TextIO
 
 import pandas as pd
 
+from qlstm_bench import tables
 from qlstm_bench.report.records import Record
 from qlstm_bench.report.summary import differing, lines, summary_frame
-from qlstm_bench.text_table import aligned, shorten, spreadsheet_cell
+from qlstm_bench.tables import aligned, shorten
 from qlstm_bench.training.result import format_growth
 
 LEFT = ("quantizer", "normaliser", "status")
@@ -131,52 +132,23 @@ def legend(records: Sequence[Record], headings: Sequence[str]) -> str:
 
 def to_markdown(records: Sequence[Record]) -> str:
     """Return one table per section in Markdown."""
-    return _join(records, _markdown, "## {}\n\n")
+    return _join(records, tables.to_markdown, lambda title: f"## {tables.in_markdown(title)}\n\n")
 
 
 def to_latex(records: Sequence[Record]) -> str:
     """Return one ``tabular`` per section, with rules of plain LaTeX."""
-    return _join(records, _latex, "% {}\n")
+    return _join(records, tables.to_latex, lambda title: f"% {title}\n")
 
 
 def to_csv(records: Sequence[Record]) -> str:
     """Return one table of all sections, numbers in full; see :func:`summary_frame` for its columns."""
-    text: str = summary_frame(records).map(spreadsheet_cell).to_csv(index=False, lineterminator="\n")
-    return text
+    return tables.to_csv(summary_frame(records))
 
 
-def _join(records: Sequence[Record], form: Callable[[pd.DataFrame], str], title: str) -> str:
-    parts = [title.format(section_title(part)) + form(shown_frame(part)) for part in sections(records)]
+def _join(records: Sequence[Record], form: Callable[..., str], heading: Callable[[str], str]) -> str:
+    parts = []
+    for section in sections(records):
+        shown = shown_frame(section)
+        table = form(list(shown.columns), shown.to_numpy().tolist(), LEFT)
+        parts.append(heading(section_title(section)) + table)
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(shown: pd.DataFrame) -> str:
-    rules = ["---" if name in LEFT else "--:" for name in shown.columns]
-    rows = [list(shown.columns), rules, *shown.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-
-
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-    "–": "--", ">": "$>$", "<": "$<$",
-}  # fmt: skip
-
-
-def _latex(shown: pd.DataFrame) -> str:
-    columns = "".join("l" if name in LEFT else "r" for name in shown.columns)
-    rows = [
-        " & ".join("".join(_LATEX.get(character, character) for character in cell) for cell in row) + r" \\"
-        for row in [list(shown.columns), *shown.to_numpy().tolist()]
-    ]
-    head, *body = rows
-    parts = [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\hline",
-        head,
-        r"\hline",
-        *body,
-        r"\hline",
-        r"\end{tabular}",
-    ]
-    return "\n".join(parts)

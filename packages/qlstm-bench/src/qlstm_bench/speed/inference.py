@@ -16,8 +16,7 @@ import qlstm_core
 from qlstm_bench.errors import BenchError
 from qlstm_bench.speed import peers
 from qlstm_bench.speed.peers import Array, Peer
-from qlstm_bench.speed.threads import torch_threads
-from qlstm_bench.speed.timing import Case, Timing, interleaved, part_of
+from qlstm_bench.speed.timing import Case, Timing, interleaved, part_of, torch_threads
 
 Call = Callable[[], Array]
 

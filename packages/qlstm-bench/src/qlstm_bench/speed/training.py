@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 import qlstm_core
 from qlstm_bench.errors import BenchError
-from qlstm_bench.speed.threads import torch_threads
-from qlstm_bench.speed.timing import Case, Timing, interleaved, part_of
+from qlstm_bench.speed.timing import Case, Timing, interleaved, part_of, torch_threads
 from qlstm_core.layers.route import readable_loop
 
 PEER = "torch.nn.LSTM"

@@ -34,7 +34,7 @@ from qlstm_bench.sweep import worker
 from qlstm_bench.sweep.processes import Workers
 
 _SETTINGS = {
-    # A worker holds no run in waiting: a worker's death is laid at the door of the one run that it trained.
+    # A worker holds no run in waiting: its death counts only against the run it was training.
     "distributed.scheduler.worker-saturation": 1.0,
     # Memory is the machine's affair: a worker is neither paused nor killed for it.
     "distributed.worker.memory.target": False,

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from qlstm_bench.bounded_yaml import short_repr
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.sweep.yaml_lines import Document, Path
-from qlstm_bench.text_table import shorten
+from qlstm_bench.tables import shorten
 from qlstm_core.plugins.catalogue import Catalogue
 from qlstm_core.plugins.errors import suggest
 
@@ -119,9 +119,9 @@ class Plan:
     minutes: float | None
     configs: tuple[RunConfig, ...]
 
-    def logged_to(self, names: Sequence[str]) -> Plan:
-        """Return the same runs with these loggers."""
-        configs = (RunConfig.build(config.model_dump() | {"log": list(names)}) for config in self.configs)
+    def logged_to(self, names: str) -> Plan:
+        """Return the same runs with these loggers, separated by commas."""
+        configs = (RunConfig.build(config.model_dump() | {"log": names}) for config in self.configs)
         return replace(self, configs=tuple(configs))
 
     @property

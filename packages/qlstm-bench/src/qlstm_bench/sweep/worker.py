@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import get_worker
 
-from qlstm_bench.training.folder import RunBusyError
+from qlstm_bench.errors import RunBusyError
 from qlstm_bench.training.run import Outcome, train
 
 _INTERVAL_S = 0.5

@@ -1,6 +1,17 @@
 """The theorems of the papers, run: predictions beside measurements, with settings that can be changed."""
 
-from qlstm_bench.theory.catalogue import EXPERIMENTS, experiment_class
-from qlstm_bench.theory.experiment import Experiment, Findings, TheoryError
+from qlstm_bench.theory.experiment import (
+    Experiment,
+    ExperimentSpec,
+    Findings,
+    TheoryError,
+    default_experiment,
+    experiments_of,
+    installed_experiments,
+    make_experiment,
+)
 
-__all__ = ["EXPERIMENTS", "Experiment", "Findings", "TheoryError", "experiment_class"]
+__all__ = [
+    "Experiment", "ExperimentSpec", "Findings", "TheoryError", "default_experiment", "experiments_of",
+    "installed_experiments", "make_experiment",
+]  # fmt: skip

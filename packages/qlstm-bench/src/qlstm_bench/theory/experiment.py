@@ -6,15 +6,17 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from qlstm_bench.errors import BenchError
+from qlstm_core.plugins import Registry, Spec, registry
+from qlstm_core.plugins.catalogue import Catalogue
 from qlstm_core.plugins.errors import suggest
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 Progress = Callable[[float], None]
@@ -25,6 +27,14 @@ class TheoryError(BenchError, ValueError):
     """An experiment or setting that does not exist or does not fit."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSpec(Spec):
+    """A prediction of a paper; ``factory()`` returns an :class:`Experiment` with its default settings.
+
+    The experiments of one paper have the same references: reports show them together.
+    """
+
+
 @dataclass(frozen=True)
 class Findings:
     """What an experiment has found.
@@ -33,8 +43,8 @@ class Findings:
         table: one row per case; predictions stand beside measurements.
         draw: draws the picture on an empty figure of ``size``.
         caption: what the picture shows.
-        remarks: what to see in it, and where the paper and the measurement part, with figures.
-        size: of the figure, in inches.
+        remarks: what to see in it, and where the paper and the measurement differ, with figures.
+        size: width and height of the figure, in inches.
         details: further tables, by name, too long for the report: written as CSV only.
     """
 
@@ -50,21 +60,20 @@ class Experiment(BaseModel, ABC):
     """One prediction of a paper, run. The fields are its settings; the docstring gives the equation.
 
     An experiment is a function of its settings alone: the same settings give the same table on one machine.
-
-    Attributes:
-        title: one line for the list and the report.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    title: ClassVar[str]
 
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of every random generator")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random generator")
 
     @field_validator("*", mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        """Take ``"0.1,0.2"`` for a list, as the command line gives it."""
-        return value.split(",") if isinstance(value, str) and "," in value else value
+    def _several(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take a single value for a list of one, and ``"0.1,0.2"``, as the command line gives it, for two."""
+        takes_several = isinstance(cls.model_fields[info.field_name or ""].default, tuple)
+        if not takes_several or isinstance(value, tuple | list):
+            return value
+        return value.split(",") if isinstance(value, str) else (value,)
 
     @abstractmethod
     def run(self, progress: Progress = lambda share: None) -> Findings:
@@ -80,7 +89,7 @@ class Experiment(BaseModel, ABC):
         """Return an experiment with some settings changed.
 
         Args:
-            name: what the user calls it.
+            name: name of the experiment, for messages.
             settings: field to value; text as on the command line, or the value itself.
 
         Raises:
@@ -93,13 +102,8 @@ class Experiment(BaseModel, ABC):
                     f"experiment {name!r} has no setting {setting!r}{suggest(setting, known)}; "
                     f"allowed: {', '.join(known)}"
                 )
-        lists = {key for key, field in known.items() if isinstance(field.default, tuple)}
-        values = {
-            key: (value,) if key in lists and not _is_list(value) else value
-            for key, value in settings.items()
-        }
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(settings)
         except ValidationError as error:
             first = error.errors()[0]
             message = first["msg"].removeprefix("Value error, ")
@@ -109,5 +113,37 @@ class Experiment(BaseModel, ABC):
             ) from error
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) or (isinstance(value, str) and "," in value)
+def experiments_of(registry: Registry) -> Catalogue[ExperimentSpec]:
+    """Return the catalogue of all experiments that the plugins of a registry provide."""
+    return registry.catalogue("qlstm_theory_experiments", ExperimentSpec, "experiment", product=Experiment)
+
+
+def installed_experiments() -> dict[str, ExperimentSpec]:
+    """Return the experiments of the installed plugins by name, those of one paper together."""
+    catalogue = experiments_of(registry)
+    named = zip(catalogue.names(), catalogue.specs(), strict=True)
+    return dict(sorted(named, key=lambda one: one[1].references))
+
+
+def default_experiment(name: str) -> Experiment:
+    """Return an installed experiment with its default settings.
+
+    Raises:
+        PluginError: an unknown name, or a plugin that fails.
+    """
+    found: Experiment = experiments_of(registry).create(name)
+    return found
+
+
+def make_experiment(name: str, settings: Mapping[str, Any]) -> Experiment:
+    """Return an installed experiment with some settings changed.
+
+    Args:
+        name: name of the experiment.
+        settings: field to value; text as on the command line, or the value itself.
+
+    Raises:
+        PluginError: an unknown name, or a plugin that fails.
+        TheoryError: the first setting that does not fit, in one line.
+    """
+    return type(default_experiment(name)).build(name, settings)

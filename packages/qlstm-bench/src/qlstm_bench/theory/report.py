@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from qlstm_bench.report.svg import STYLE, to_svg
+from qlstm_bench.report.drawing import STYLE, to_svg
+from qlstm_bench.tables import aligned, cells, text_columns, to_csv
 from qlstm_bench.theory.experiment import Experiment, Findings
-from qlstm_bench.training.folder import replace_file
+from qlstm_core.files import replace_file
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,15 @@ class Ended:
     """An experiment that has run.
 
     Args:
-        name: what the user calls it.
-        experiment: with its settings.
+        name: name of the experiment.
+        title: its summary in one line.
+        experiment: the experiment, with its settings.
         findings: what it has found.
-        seconds: that it took.
+        seconds: how long it took.
     """
 
     name: str
+    title: str
     experiment: Experiment
     findings: Findings
     seconds: float
@@ -40,8 +42,8 @@ def write_report(ended: Sequence[Ended], folder: Path) -> Path:
     """Write ``report.html``, ``NAME.csv`` and ``NAME-DETAIL.csv``; return the page's path.
 
     Args:
-        ended: in the order of the report.
-        folder: that exists.
+        ended: experiments that have run, in the order of the report.
+        folder: folder of the files; it must exist.
     """
     environment = Environment(
         loader=ChoiceLoader(
@@ -55,27 +57,20 @@ def write_report(ended: Sequence[Ended], folder: Path) -> Path:
         tables = {one.name: one.findings.table}
         tables |= {f"{one.name}-{detail}": table for detail, table in one.findings.details.items()}
         for name, table in tables.items():
-            replace_file(folder / f"{name}.csv", table.to_csv(index=False).encode())
+            replace_file(folder / f"{name}.csv", to_csv(table))
     page = environment.get_template("template.html").render(sections=[_section(one) for one in ended])
     path = folder / "report.html"
-    replace_file(path, page.encode())
+    replace_file(path, page)
     return path
 
 
-def cells(table: pd.DataFrame) -> list[list[str]]:
-    """Return the table's cells as text, numbers with four digits."""
-    return [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+def as_text(table: pd.DataFrame) -> str:
+    """Return a table for the terminal."""
+    return aligned(list(table.columns), cells(table, _number), text_columns(table))
 
 
-def text_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns that do not hold numbers."""
-    return [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
-
-
-def _cell(value: object) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return "–" if math.isnan(value) else f"{value:.4g}"
+def _number(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _section(one: Ended) -> dict[str, Any]:
@@ -83,14 +78,15 @@ def _section(one: Ended) -> dict[str, Any]:
     left = text_columns(table)
     return {
         "name": one.name,
-        "title": one.experiment.title,
+        "title": one.title,
         "equation": one.experiment.equation(),
         "figure": Markup(draw(findings)),
         "caption": findings.caption,
         "remarks": findings.remarks,
         "headings": [(name, name in left) for name in table.columns],
         "rows": [
-            list(zip(row, (name in left for name in table.columns), strict=True)) for row in cells(table)
+            list(zip(row, (name in left for name in table.columns), strict=True))
+            for row in cells(table, _number)
         ],
         "settings": one.experiment.model_dump(),
     }

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import re
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.errors import BenchError
+from qlstm_bench.errors import RunBusyError, RunError
 from qlstm_bench.training.result import Result
+from qlstm_bench.training.run_files import AGAIN, read_checkpoint, read_lines, write_checkpoint, write_model
+from qlstm_core.files import remove_leftovers, replace_file
 
 _ROW = TypeAdapter(dict[str, float], config=ConfigDict(ser_json_inf_nan="strings"))
 """A line of metrics.jsonl: standard JSON has no infinity, so that it is written as a string."""
-
-T = TypeVar("T")
 
 _LOGS = ("metrics.jsonl", "gradients.jsonl")
 """Files that grow line by line."""
@@ -39,21 +35,8 @@ _STATE = "checkpoint/state.pt"
 _WHOLE = ("config.yaml", "result.json", "model.safetensors", _STATE)
 """Files that are replaced whole."""
 
-_CHECKPOINT = b"qlstm checkpoint 1, sha256 "
-"""A checkpoint begins with this, the digest of the rest, and a line feed."""
-
-_AGAIN = "--force trains the run from the start"
-
 FINISHED = ("completed", "diverged")
 """The statuses of a run that is not repeated."""
-
-
-class RunError(BenchError):
-    """A run directory that cannot be read or written; the message is one line that names it."""
-
-
-class RunBusyError(RunError):
-    """A run that another process is training."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +56,8 @@ class Run:
     what was altered is refused.
 
     Args:
-        directory: where.
-        config: the settings.
+        directory: the run's directory.
+        config: the run's settings.
     """
 
     directory: Path
@@ -123,8 +106,7 @@ class Run:
         with held:
             with _refusals_named(self.directory):
                 for name in (*_WHOLE, *_LOGS):
-                    for leftover in _drafts(self.directory / name):
-                        leftover.unlink()
+                    remove_leftovers(self.directory / name)
             yield
 
     def clear(self) -> None:
@@ -138,7 +120,7 @@ class Run:
         """Write config.yaml, and forget the result of a training that failed."""
         with _refusals_named(self.directory):
             (self.directory / "result.json").unlink(missing_ok=True)
-            replace_file(self.directory / "config.yaml", self.config.to_yaml().encode())
+            replace_file(self.directory / "config.yaml", self.config.to_yaml())
 
     def result(self) -> Result | None:
         """Return what result.json holds, or ``None`` where the run has not ended.
@@ -157,13 +139,13 @@ class Run:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise RunError(
-                f"{path}: not the result of a run: {where + ': ' if where else ''}{first['msg']}; {_AGAIN}"
+                f"{path}: not the result of a run: {where + ': ' if where else ''}{first['msg']}; {AGAIN}"
             ) from error
 
     def write_result(self, result: Result) -> None:
         """Write result.json: the run has ended."""
         with _refusals_named(self.directory):
-            replace_file(self.directory / "result.json", result.model_dump_json(indent=2).encode())
+            replace_file(self.directory / "result.json", result.model_dump_json(indent=2))
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl, each with its ``step``; a torn last one is left out.
@@ -211,9 +193,7 @@ class Run:
                 content = path.read_bytes() if path.exists() else b""
                 kept = content[:size]
                 if hashlib.sha256(kept).hexdigest() != digest:
-                    raise RunError(
-                        f"{path}: altered: its lines are not those before the checkpoint; {_AGAIN}"
-                    )
+                    raise RunError(f"{path}: altered: its lines are not those before the checkpoint; {AGAIN}")
                 if kept != content:
                     replace_file(path, kept)
 
@@ -223,13 +203,9 @@ class Run:
         Digests of what was logged so far are added, as ``logs``.
         """
         path = self.directory / _STATE
-        # torch.save() into a file hides a full disk behind an error of its own.
-        buffer = io.BytesIO()
         with _refusals_named(self.directory):
-            torch.save({**state, "logs": self._log_digests()}, buffer)
             path.parent.mkdir(exist_ok=True)
-            digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-            replace_file(path, _CHECKPOINT + digest.encode() + b"\n", buffer.getbuffer())
+            write_checkpoint(path, {**state, "logs": self._log_digests()})
 
     def _log_digests(self) -> dict[str, tuple[int, str]]:
         found = {}
@@ -252,13 +228,7 @@ class Run:
         if not path.exists():
             return None
         with self.checkpoint_read():
-            head, _, content = path.read_bytes().partition(b"\n")
-            if head != _CHECKPOINT + hashlib.sha256(content).hexdigest().encode():
-                raise ValueError(
-                    "truncated, altered, or of another version: the content is not that of its digest"
-                )
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return state
+            return read_checkpoint(path)
 
     @contextmanager
     def checkpoint_read(self) -> Iterator[None]:
@@ -270,70 +240,12 @@ class Run:
         except Exception as error:
             lines = str(getattr(error, "strerror", None) or error).splitlines()
             reason = lines[0] if lines and isinstance(error, ValueError | OSError) else _name(error)
-            raise RunError(f"{self.directory / _STATE}: cannot be read: {reason}; {_AGAIN}") from error
+            raise RunError(f"{self.directory / _STATE}: cannot be read: {reason}; {AGAIN}") from error
 
     def save_model(self, state_dict: Mapping[str, Tensor]) -> None:
         """Write model.safetensors."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-        config = self.config.model_dump_json()
-        metadata = {"config": config, "sha256": _model_digest(config, tensors)}
         with _refusals_named(self.directory):
-            replace_file(self.directory / "model.safetensors", to_safetensors(tensors, metadata=metadata))
-
-
-def load_model(path: Path) -> tuple[RunConfig, dict[str, Tensor]]:
-    """Return the settings and the parameters and buffers that :meth:`Run.save_model` wrote.
-
-    Raises:
-        RunError: a file that cannot be read, is damaged, was altered, or was not written by a run.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = RunConfig.model_validate_json(metadata.get("config", ""))
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{path}: not the model of a run: {reason}") from error
-    if metadata.get("sha256") != _model_digest(metadata["config"], tensors):
-        raise RunError(f"{path}: altered: the content is not that of its digest; {_AGAIN}")
-    return config, tensors
-
-
-def _model_digest(config: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(config.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def read_lines(path: Path, parse: Callable[[bytes], T]) -> list[T]:
-    """Return the lines of a file that grows line by line, parsed; none where there is no such file.
-
-    A last line that lacks its end, as a killed run leaves it, is left out.
-
-    Args:
-        path: the file.
-        parse: takes a line; raises ``ValueError`` where it is damaged.
-
-    Raises:
-        RunError: a file that cannot be read, or a damaged line.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
-    lines = content.split(b"\n")[:-1]
-    parsed = []
-    for number, line in enumerate(lines, 1):
-        try:
-            parsed.append(parse(line))
-        except ValueError as error:
-            raise RunError(f"{path}: line {number} is damaged; {_AGAIN}") from error
-    return parsed
+            write_model(self.directory / "model.safetensors", self.config, state_dict)
 
 
 def _read_row(line: bytes) -> dict[str, float]:
@@ -373,29 +285,3 @@ def check_writable(out: Path) -> None:
         raise RunError(
             f"--out {str(out)!r} is not a folder that can be written to: {error.strerror or error}"
         ) from error
-
-
-def replace_file(path: Path, *content: bytes | memoryview) -> None:
-    """Write a file so that a reader sees either the old content or the new, even after a crash.
-
-    Args:
-        path: in a directory that exists.
-        content: its bytes, in parts.
-    """
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            for part in content:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _drafts(path: Path) -> list[Path]:
-    """Return what :func:`replace_file` left of a file when it was killed."""
-    mine = re.compile(re.escape(path.name) + r"\.\d+\.tmp")
-    found = path.parent.iterdir() if path.parent.is_dir() else ()
-    return [draft for draft in found if mine.fullmatch(draft.name) and not draft.is_dir()]

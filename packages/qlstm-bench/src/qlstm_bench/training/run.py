@@ -13,10 +13,10 @@ import torch
 from lightning_fabric import seed_everything
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.errors import BenchError
+from qlstm_bench.errors import BenchError, RunError
 from qlstm_bench.loggers import check_loggers
 from qlstm_bench.tasks import Task, tasks_of
-from qlstm_bench.training.folder import FINISHED, Run, RunError, check_writable
+from qlstm_bench.training.folder import FINISHED, Run, check_writable
 from qlstm_bench.training.loop import Listener, Training
 from qlstm_bench.training.optimizer import check_curvature, make_optimizer
 from qlstm_bench.training.result import Result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from qlstm_bench.gradients.analysis import GateSummary, LayerSummary
 from qlstm_bench.gradients.study.networks import GainEffect
 from qlstm_bench.gradients.study.recording import Recording
-from qlstm_bench.report.svg import COLORS, DASHES, STYLE, plain, to_svg
+from qlstm_bench.report.drawing import COLORS, DASHES, STYLE, plain, to_svg
 
 
 @dataclass(frozen=True)
@@ -214,12 +213,6 @@ def draw_figures(lines: Sequence[Line]) -> dict[str, Figure]:
                 figures["gains"] = panels(normalised, draw_gain)
                 figures["sigma"] = panels(normalised, draw_sigma)
     return figures
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; the same figure gives the same bytes."""
-    with mpl.rc_context(STYLE):
-        figure.savefig(path, dpi=110, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
 def figures_as_svg(lines: Sequence[Line]) -> dict[str, str]:

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from qlstm_bench.config import RunConfig
+from qlstm_bench.errors import RunError
 from qlstm_bench.gradients.analysis import LayerAnalysis, LayerSummary
 from qlstm_bench.gradients.of_task import analyze_task
 from qlstm_bench.gradients.study.metrics import gradient_decades
 from qlstm_bench.gradients.study.recording import Recording, recordings
 from qlstm_bench.tasks import Task, tasks_of
-from qlstm_bench.training.folder import RunError, load_model
+from qlstm_bench.training.run_files import read_model
 from qlstm_core import Normalizer
 from qlstm_core.plugins import registry
 
@@ -105,7 +106,7 @@ class Network:
         path = path / "model.safetensors" if path.is_dir() else path
         if not path.is_file():
             raise RunError(f"{path}: no such file: expected the model of a run that has ended")
-        config, state = load_model(path)
+        config, state = read_model(path)
         task: Task = tasks_of(registry).create(config.task)
         task.prepare(config)
         model = task.model(config.quantizer, config.normalizer)

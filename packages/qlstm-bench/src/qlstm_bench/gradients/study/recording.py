@@ -13,7 +13,8 @@ from qlstm_bench.gradients.analysis import LayerSummary
 from qlstm_bench.gradients.of_task import analyze_task
 from qlstm_bench.gradients.study.metrics import stability_figures
 from qlstm_bench.tasks import Task
-from qlstm_bench.training.folder import Run, read_lines
+from qlstm_bench.training.folder import Run
+from qlstm_bench.training.run_files import read_lines
 
 SEQUENCES = 12
 """How many sequences are measured: enough for batch statistics, few enough to cost little."""

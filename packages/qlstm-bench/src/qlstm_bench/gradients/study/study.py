@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from qlstm_bench.errors import RunError
 from qlstm_bench.gradients.study import tables
-from qlstm_bench.gradients.study.figures import Line, draw_figures, draw_gain_effect, draw_stretch, save_png
+from qlstm_bench.gradients.study.figures import Line, draw_figures, draw_gain_effect, draw_stretch
 from qlstm_bench.gradients.study.networks import GainEffect, Measurement, Network, find_models
-from qlstm_bench.text_table import spreadsheet_cell
-from qlstm_bench.training.folder import RunError, check_writable
+from qlstm_bench.report.drawing import save_png
+from qlstm_bench.tables import to_csv
+from qlstm_bench.training.folder import check_writable
+from qlstm_core.files import replace_file
 from qlstm_core.printable import printable
 
 
@@ -79,7 +82,7 @@ def _order(m: Measurement) -> tuple[object, ...]:
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
     try:
-        frame.map(spreadsheet_cell).to_csv(path, index=False, float_format="%.6g")
+        replace_file(path, to_csv(frame, "%.6g"))
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -143,6 +146,6 @@ _LEGEND = """growth     gradient norm at the first time step over that at the la
 λ1(Q)      the same from quantized weights; λ1 with the normaliser's gains and σ as measured
 λ1 meas.   λ1 with the gates' slopes as they are on the batch instead of their maxima
 γ          largest |c| before a step (of a GRU |h|)
-slack      log10 of the bound over what it bounds, median over steps: 0 is attained
+tightness  log10 of the bound over what it bounds, median over steps: 0 is attained
 B1√d       lower bound of ‖Q(W)‖ for weights of ±B1 or larger; (1−s)B1√d for sparsity s
 |g|, σ     mean gain and median σ of W_h h; max |g|/σ: the most that normalising stretches a gradient"""

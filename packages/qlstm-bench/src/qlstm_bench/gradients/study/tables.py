@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qlstm_bench.gradients.jacobian import bounded_stretch, state_stretch
 from qlstm_bench.gradients.study.networks import GainEffect, Measurement
-from qlstm_bench.text_table import aligned
+from qlstm_bench.tables import aligned
 from qlstm_bench.training.result import format_growth
 
 
@@ -152,7 +152,18 @@ def jacobian_frame(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
 def stability_table(measurements: Sequence[Measurement]) -> str:
     """Return growth, λ1 and tightness of each layer and direction as text."""
-    headings = ("network", "layer", "growth", "λ1(W)", "λ1(Q)", "λ1", "λ1 meas.", "γ", "slack", "slack meas.")
+    headings = (
+        "network",
+        "layer",
+        "growth",
+        "λ1(W)",
+        "λ1(Q)",
+        "λ1",
+        "λ1 meas.",
+        "γ",
+        "tightness",
+        "tightness meas.",
+    )
     rows = []
     for m in measurements:
         for s in m.summaries:

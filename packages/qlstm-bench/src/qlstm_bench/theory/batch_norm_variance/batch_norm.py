@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -55,7 +55,6 @@ class BatchNormGradient(Experiment):
     Source: Sari and Partovi Nia 2020, "Batch normalization in quantized networks".
     """
 
-    title: ClassVar[str] = "Gradient through batch normalisation: equations (1) and (2)"
     batch: tuple[int, ...] = Field(default=(2, 3, 4, 6, 8, 16, 32, 64, 256), description="B, samples")
     features: int = Field(default=20_000, ge=10, description="neurons, each with its own sums and gradient")
 

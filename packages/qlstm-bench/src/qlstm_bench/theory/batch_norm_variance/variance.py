@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -44,7 +44,6 @@ class GradientVariance(Experiment):
     al. 2019, "A mean field theory of batch normalization", arXiv:1902.08129.
     """
 
-    title: ClassVar[str] = "Variance of the gradient through layers, with and without batch normalisation"
     width: tuple[int, ...] = Field(default=(16, 128), description="K_0, width of the input")
     growth: tuple[float, ...] = Field(default=(1.0, 1.25), description="width of a layer over that before it")
     depth: int = Field(default=8, ge=2, le=64, description="L, layers")

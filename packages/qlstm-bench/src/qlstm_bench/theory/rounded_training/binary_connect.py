@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -119,7 +119,6 @@ class BinaryConnectFloor(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379, theorem 4.
     """
 
-    title: ClassVar[str] = "BinaryConnect's floor on a non-quadratic, and the unit of the weights"
     delta: tuple[float, ...] = Field(default=(1.0, 2.0, 4.0), description="Δ, in units of 1/c")
     scale: tuple[float, ...] = Field(default=(1.0, 0.1, 0.01, 0.001), description="c, the feature's size")
     share: float = Field(default=0.85, gt=0, lt=1, description="π, share of positive labels")
@@ -184,7 +183,6 @@ class BinaryConnectTrap(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379, theorem 4 and corollary 1.
     """
 
-    title: ClassVar[str] = "BinaryConnect near a grid point: slower than theorem 4 allows"
     distance: tuple[float, ...] = Field(
         default=(0.04, 0.05, 0.06, 0.08, 0.12, 0.25), description="ρ, of w* to the grid, in Δ"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -142,7 +142,6 @@ class LeastSquares(_Convex):
     Source: Li et al. 2017, arXiv:1706.02379, theorems 1 and 4.
     """
 
-    title: ClassVar[str] = "Least squares with rounded weights: the floors of SR and R, and none for BC"
     noise: float = Field(default=1.0, gt=0, description="σ, norm of the gradient's noise")
     condition: float = Field(default=1.0, ge=1, description="largest over smallest curvature")
 
@@ -165,7 +164,6 @@ class Logistic(_Convex):
     Source: Li et al. 2017, arXiv:1706.02379, theorems 1 and 4.
     """
 
-    title: ClassVar[str] = "Logistic regression with rounded weights: theorems 1 and 4 beside the error"
     strength: float = Field(default=0.1, gt=0, description="μ, strength of the ℓ2 regulariser")
     rows: int = Field(default=256, ge=2, description="rows of data")
 
@@ -208,14 +206,14 @@ def _row(problem: Problem, descent: Descent, method: str, delta: float) -> dict[
 
 def _remarks(table: pd.DataFrame) -> tuple[str, ...]:
     stochastic, bc = (table[table.method == method].reset_index() for method in ("SR", "BC"))
-    floor, slack, gain = (
+    floor, tightness, gain = (
         stochastic.error / stochastic.predicted,
         stochastic.bound / stochastic.error,
         (stochastic.error / bc.error),
     )
     return (
         f"SR: measured over predicted floor {floor.min():.2f} to {floor.max():.2f}; theorem 1's bound is "
-        f"{slack.min():.1f} to {slack.max():.1f} times the error.",
+        f"{tightness.min():.1f} to {tightness.max():.1f} times the error.",
         f"BC: the error is {gain.min():.0f} to {gain.max():.0f} times smaller than SR's.",
         f"Cases with a bound: {int(table.bound.notna().sum())}; beyond it: "
         f"{int((table.error > table.bound).sum())}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -152,9 +152,6 @@ class MarkovLimit(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379, theorem 5.
     """
 
-    title: ClassVar[str] = (
-        "Stochastic rounding as a Markov chain: theorem 5's limit, and how fast it is reached"
-    )
     rate: tuple[float, ...] = Field(default=(0.3, 0.1, 0.03, 0.01, 0.003), description="α, learning rate")
     delta: float = Field(default=0.5, ge=0.1, le=2, description="Δ, distance of grid points")
     noise: float = Field(default=2.0, gt=0, description="σ of the gradient")

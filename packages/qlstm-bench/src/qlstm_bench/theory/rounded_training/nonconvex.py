@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -45,7 +45,6 @@ class ToyHistograms(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379; the poster does not print its function.
     """
 
-    title: ClassVar[str] = "Toy histograms: BC concentrates on minimisers, SR stagnates"
     rate: tuple[float, ...] = Field(
         default=(1.0, 0.1, 0.01, 0.001), description="α, in the order of their use"
     )

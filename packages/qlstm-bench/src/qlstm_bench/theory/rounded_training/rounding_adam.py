@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -168,7 +168,6 @@ class RoundingAdam(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379, table 1 and figure of exploration and exploitation.
     """
 
-    title: ClassVar[str] = "Adam with rounded weights on recurrent tasks: order of errors, weights changed"
     task: tuple[str, ...] = Field(default=("digits", "char-lm"), description="tasks")
     delta: float = Field(default=1.0, gt=0, description="Δ, distance of the two grid points")
     rate: float = Field(default=0.005, gt=0, description="Adam's learning rate")

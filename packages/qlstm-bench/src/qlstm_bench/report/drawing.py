@@ -1,14 +1,17 @@
-"""How every figure of a report looks, and its form inside a page."""
+"""How every figure of a report looks, and its form inside a page and as a file."""
 
 from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from qlstm_bench.text_table import shorten
+from qlstm_bench.tables import shorten
+from qlstm_core.files import replace_file
 
 _LARGEST = 1e250  # beyond it, matplotlib's own arithmetic overflows
 
@@ -31,6 +34,13 @@ def to_svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def save_png(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a figure as PNG; the same figure gives the same bytes."""
+    settings = {"format": "png", "dpi": dpi, "metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+    with mpl.rc_context(STYLE):
+        replace_file(path, lambda file: figure.savefig(file, **settings))
 
 
 def plain(text: str) -> str:
