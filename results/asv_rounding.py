@@ -1,7 +1,7 @@
 """How far the figures of the asv suite's trainings move when weights begin a rounding error apart.
 
     cd packages/qlstm-bench
-    PYTHONPATH=. python ../../results/asv_rounding.py > ../../docs/results/asv-rounding.csv
+    PYTHONPATH=. python ../../results/asv_rounding.py > ../../results/asv-rounding.csv
 
 Each pair is trained three times as the suite trains it, from weights multiplied by 1, 1 + 1e-6 and 1 + 2e-6.
 Columns: the three figures, and (largest − smallest) / median.

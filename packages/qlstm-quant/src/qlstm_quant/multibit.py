@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from qlstm_core import BitPlanes, Quantizer, straight_through
-from qlstm_quant.groups import bounded_sum, mean_magnitude, over_peak, wide_magnitude
 from qlstm_quant.options import check_bits, check_count, check_flag
+from qlstm_quant.scale_statistics import bounded_sum, mean_magnitude, over_peak, wide_magnitude
 from qlstm_quant.scaled import above, binary_codes, binary_scale, check_weight
 
 ALLOWED_BITS = range(1, 5)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer, acts_on_activations, acts_on_weights
-from qlstm_core.testing.requirements import require_fit
+from qlstm_core.testing.assertions import require_fit
 
 Plugin = Quantizer | Normalizer
 P = TypeVar("P", Quantizer, Normalizer, Plugin)

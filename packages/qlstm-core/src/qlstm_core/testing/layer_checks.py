@@ -11,8 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
 from qlstm_core.layers import LSTM, record_states
-from qlstm_core.testing.inputs import BATCH, MODES, SHAPE, Plugin, normal, prepared, seeded
-from qlstm_core.testing.requirements import (
+from qlstm_core.testing.assertions import (
     require,
     require_close,
     require_equal,
@@ -20,6 +19,7 @@ from qlstm_core.testing.requirements import (
     require_fit,
     skip,
 )
+from qlstm_core.testing.inputs import BATCH, MODES, SHAPE, Plugin, normal, prepared, seeded
 
 INPUT, HIDDEN = 6, 10
 LENGTHS = (7, 5, 5, 2, 1)
