@@ -35,7 +35,7 @@ class LSTM(RecurrentLayer):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size: as
             torch.nn.LSTM.
         quantizer: a name (``"bwn"``), a name with options (``"alternating:bits=2"``), a
-            :class:`qlstm_core.Quantizer`, or a dict of these for the matrices ``"ih"``, ``"hh"`` and ``"hr"``.
+            :class:`qlstm_core.Quantizer`, or a dict of these for matrices ``"ih"``, ``"hh"`` and ``"hr"``.
             A matrix that the dict leaves out stays full precision, and so does the projection ``"hr"`` unless
             the dict names it, since nothing normalises what it gives.
         normalizer: a name, a name with options, a :class:`qlstm_core.Normalizer`, or a dict of these for the
