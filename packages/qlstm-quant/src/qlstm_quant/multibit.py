@@ -2,7 +2,8 @@
 
 Levels ``±α1 ± … ± αk`` are symmetric, so magnitudes alone decide: the upper half of the levels cuts |w|
 into ``2^(k−1)`` cells, and least squares needs only how many weights a cell holds and what they sum to. A
-pass over the weights compares them with ``2^(k−1) − 1`` thresholds; all else has the size of the scales.
+pass over the weights compares them with ``2^(k−1) − 1`` thresholds; everything else has the size of
+the scales.
 """
 
 from __future__ import annotations

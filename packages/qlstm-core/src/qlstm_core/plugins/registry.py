@@ -180,7 +180,7 @@ class Registry:
         try:
             plugins = load_plugins(
                 PROJECT
-            )  # takes long: where it is interrupted, the next look-up starts anew
+            )  # takes long: where it is interrupted, the next look-up starts again
         finally:
             self._loading = False
         self._loaded = True

@@ -1,4 +1,4 @@
-"""What holds inside a layer: it trains, can be copied and made on the meta device, by any path."""
+"""What holds inside a layer: it trains, can be copied and made on the meta device, by any route."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Sign(Quantizer):
 
 
 def check_quantizer_in_layer(quantizer: Quantizer) -> None:
-    """An LSTM with it trains and can be copied; its paths agree; the template stays as it was."""
+    """An LSTM with it trains and can be copied; its routes agree; the template stays as it was."""
     _require_layer_works(quantizer, quantizer=quantizer)
 
 
