@@ -1,6 +1,6 @@
 """The order of the source: no import circles, one direction between packages, a page that says where all is.
 
-Imports are read off the syntax; nothing is run.
+Imports and parameters are read off the syntax; nothing is run.
 """
 
 from __future__ import annotations
@@ -116,6 +116,22 @@ def test_packages_build_on_one_another_in_one_direction(package: str) -> None:
         and target.partition(".")[0] not in {package, *MAY_IMPORT[package]}
     ]
     assert against == []
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    """Return how many parameters a function names, ``self`` among them."""
+    given = function.args
+    return len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs)
+
+
+def test_no_function_takes_more_than_fourteen_parameters() -> None:
+    """torch.nn.LSTM's own ten, and three of ours, are the longest list that users have to read."""
+    assert {
+        f"{name}.{node.name}": parameters(node)
+        for name, path in sources().items()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and parameters(node) > 14
+    } == {}
 
 
 def test_the_page_names_what_exists_and_every_folder_of_sources() -> None:
