@@ -1,7 +1,7 @@
 """How far the figures of the asv suite's trainings move when weights begin a rounding error apart.
 
     cd packages/qlstm-bench
-    PYTHONPATH=. python ../../results/asv_rounding.py > ../../docs/results/asv-rounding.csv
+    PYTHONPATH=. python ../../results/asv_rounding.py > asv-rounding.csv
 
 Each pair is trained three times as the suite trains it, from weights multiplied by 1, 1 + 1e-6 and 1 + 2e-6.
 Columns: the three figures, and (largest − smallest) / median.
@@ -17,19 +17,19 @@ from unittest import mock
 
 from benchmarks import choice, trained
 
-from qlstm_core.layers.weights import WeightedLayer
+from qlstm_core import RecurrentLayer
 
 DISTANCES = (0.0, 1e-6, 2e-6)
 
 
 def train(task: str, quantizer: str, normalizer: str, distance: float) -> dict[str, float]:
     """Return the suite's figures for a network whose first weights are ``1 + distance`` times theirs."""
-    bound = WeightedLayer._bound
+    bound = RecurrentLayer._bound
 
-    def scaled(layer: WeightedLayer, name: str) -> float:
+    def scaled(layer: RecurrentLayer, name: str) -> float:
         return (1 + distance) * bound(layer, name)
 
-    with mock.patch.object(WeightedLayer, "_bound", scaled):
+    with mock.patch.object(RecurrentLayer, "_bound", scaled):
         return trained._train(task, quantizer, normalizer)
 
 

@@ -1,4 +1,4 @@
-"""Plugins broken in every way we know: all else works, and ``qlstm plugins`` says which and why."""
+"""Plugins broken in every way we know: everything else works, and ``qlstm plugins`` says which and why."""
 
 from __future__ import annotations
 

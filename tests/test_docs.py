@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import re
 import sys
@@ -44,7 +46,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def examples(page: Path) -> list[Block]:
-    """Return what runs: Python, but for files of a package, which test_third_party_plugin.py builds."""
+    """Return what runs: Python, except files of a package, which test_third_party_plugin.py builds."""
     return [block for block in blocks(page) if block.language == "python" and not block.title]
 
 
@@ -87,6 +89,51 @@ def test_examples_run(page: Path, namespace: types.ModuleType, capsys: pytest.Ca
         elif block.language == "python" and not block.title:
             run(block.code, namespace, str(page), block.line)
             printed = capsys.readouterr().out
+
+
+PUBLIC = {
+    "qlstm_core", "qlstm_core.packed", "qlstm_core.plugins", "qlstm_core.testing",
+    "qlstm_quant", "qlstm_norm", "qlstm_bench",
+}  # fmt: skip
+"""The modules whose exported names stay; where other files lie may change."""
+
+
+def not_exported(code: str) -> Iterator[str]:
+    """Yield the imports of this project's names that no public module exports."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            given = [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            given = [(node.module or "", alias.name) for alias in node.names]
+        else:
+            continue
+        for module, name in given:
+            if module.partition(".")[0] not in PUBLIC:
+                continue
+            if module not in PUBLIC or (name and name not in importlib.import_module(module).__all__):
+                yield f"{module}: {name}"
+
+
+def test_imports_of_what_is_not_exported_are_found() -> None:
+    code = (
+        "import torch, qlstm_core.layers\nfrom qlstm_core import LSTM, Dense\nfrom qlstm_bench import train"
+    )
+    assert list(not_exported(code)) == ["qlstm_core.layers: None", "qlstm_core: Dense"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_import_exported_names(page: Path) -> None:
+    code = [block.code for block in blocks(page) if block.language == "python"]
+    assert [found for text in code for found in not_exported(text)] == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    sorted([*ROOT.glob("examples/**/*.py"), *ROOT.glob("results/*.py")]),
+    ids=lambda script: str(script.relative_to(ROOT)),
+)
+def test_examples_and_scripts_import_exported_names(script: Path) -> None:
+    assert list(not_exported(script.read_text("utf-8"))) == []
 
 
 def hooks() -> dict[str, Callable[..., object]]:

@@ -1,7 +1,7 @@
 """A stranger's plugin, built and installed into a clean environment, is found, passes its checks and trains.
 
 Two of them: examples/qlstm-plugin-example, and the three files that docs/writing-a-plugin.md starts from.
-The environment holds wheels of these and of this repository's packages; all else is lent from the environment
+The environment holds wheels of these and of this repository's packages; the rest is lent from the environment
 that runs the tests, so that nothing is downloaded.
 """
 

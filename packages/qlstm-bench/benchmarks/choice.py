@@ -9,12 +9,12 @@ NORMALIZERS = ("none", "weight", "layer", "batch-shared")
 
 
 def quantizers() -> list[str]:
-    """Return the papers' quantizers and those that ``QLSTM_ASV_QUANTIZERS`` adds, parted by spaces."""
+    """Return the papers' quantizers and those that ``QLSTM_ASV_QUANTIZERS`` adds, separated by spaces."""
     return [*QUANTIZERS, *os.environ.get("QLSTM_ASV_QUANTIZERS", "").split()]
 
 
 def normalizers() -> list[str]:
-    """Return the papers' normalisers and those that ``QLSTM_ASV_NORMALIZERS`` adds, parted by spaces."""
+    """Return the papers' normalisers and those that ``QLSTM_ASV_NORMALIZERS`` adds, separated by spaces."""
     return [*NORMALIZERS, *os.environ.get("QLSTM_ASV_NORMALIZERS", "").split()]
 
 

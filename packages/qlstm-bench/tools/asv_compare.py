@@ -69,7 +69,7 @@ RULES = (
     Rule(r"^size", 1.001),
     Rule(r"^memory", 1.1),
     # Compilation takes too long to be repeated.
-    Rule(r"^compile.*'cold'", 2.0),
+    Rule(r"^first_call.*'cold'", 2.0),
 )
 """The first that matches holds; for durations, ``FACTOR``."""
 

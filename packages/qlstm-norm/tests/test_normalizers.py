@@ -19,7 +19,7 @@ shapes = st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(2, 7))
 
 
 def prepared(normalizer: Normalizer, gates: int, rows: int, seed: int = 0) -> Normalizer:
-    """Prepare for a path in float64 and shake gains and biases away from their start."""
+    """Prepare for a side in float64 and shake gains and biases away from their start."""
     torch.manual_seed(seed)
     normalizer.prepare(torch.randn(gates, rows, 3, dtype=torch.float64))
     for parameter in normalizer.parameters():

@@ -26,7 +26,7 @@ class MaxNorm(Normalizer):
         self.cell = cell
 
     def prepare(self, weight: Tensor) -> None:
-        """Create the gain for a path of ``weight``'s gates and rows."""
+        """Create the gain for a side of ``weight``'s gates and rows."""
         self.gain = nn.Parameter(weight.new_ones(weight.shape[:2]))
 
     def forward(self, preactivation: Tensor, step: int) -> Tensor:

@@ -186,7 +186,7 @@ def test_a_browser_draws_the_grid_and_every_graph(html: Path, tmp_path: Path) ->
     benchmarks = json.loads((html / "index.json").read_text())["benchmarks"]
     assert set(seen["grid"]) == set(benchmarks) == set(seen["graphs"])
     assert {name.partition(".")[0] for name in benchmarks} == {
-        "accuracy", "compile", "gradients", "memory", "packed", "size", "training",
+        "accuracy", "first_call", "gradients", "memory", "packed", "size", "training",
     }  # fmt: skip
     for name, benchmark in benchmarks.items():
         assert seen["grid"][name] > 100, f"{name} is not drawn in the grid"

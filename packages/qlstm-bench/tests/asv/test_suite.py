@@ -63,7 +63,7 @@ def benchmarks_of(module: ModuleType) -> Iterator[tuple[Any, str]]:
 def test_every_benchmark_says_version_and_unit(suite: list[ModuleType]) -> None:
     found = [pair for module in suite for pair in benchmarks_of(module)]
     families = {cls.__module__.partition(".")[2] for cls, _ in found}
-    assert families == {"accuracy", "compile", "gradients", "memory", "packed", "size", "training"}
+    assert families == {"accuracy", "first_call", "gradients", "memory", "packed", "size", "training"}
     for cls, method in found:
         assert cls.version.isdigit(), f"{cls.__qualname__} has no version of its own"
         if method.startswith("track_"):

@@ -145,7 +145,7 @@ OPTIONS: dict[str, tuple[type[RecurrentLayer], dict[str, Any]]] = {
 @pytest.mark.parametrize("title", list(OPTIONS))
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 def test_bounds_hold_for_every_layer(title: str, training: bool) -> None:
-    """Gains of either sign, every normaliser: in the form that docs/theory.md derives."""
+    """Gains of either sign, every normaliser: in the form that docs/gradient-bounds.md derives."""
     cell, options = OPTIONS[title]
     cases = CASES if title in ("LSTM", "GRU") and training else 60
     for seed in range(cases):
@@ -189,7 +189,7 @@ def test_bounds_of_one_batch_combine_the_sequences() -> None:
     assert holds(bounds.left.norm(dim=1), right)
 
 
-# Where the propositions do not hold as printed: docs/theory.md, "Where the printed form fails".
+# Where the propositions do not hold as printed: docs/gradient-bounds.md, "Where the printed form fails".
 
 
 @pytest.mark.parametrize("proposition", [2, 3, 4])

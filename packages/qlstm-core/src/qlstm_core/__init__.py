@@ -9,6 +9,7 @@ from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
 from qlstm_core.layers import (
     GRU,
     LSTM,
+    Cell,
     FactorizedLSTM,
     GroupedLSTM,
     RecurrentLayer,
@@ -26,6 +27,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "BitPlanes",
+    "Cell",
     "FactorizedLSTM",
     "GroupedLSTM",
     "Normalizer",

@@ -64,7 +64,7 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
                     raise ValueError(
                         f"the optimizer no longer holds {name}: another parameter has taken its place "
                         "(as with load_state_dict(assign=True)), which no step will change; "
-                        "make the optimizer anew, then call track_curvature"
+                        "make the optimizer again, then call track_curvature"
                     )
                 continue  # no gradient reached it yet
             moment = next((state[name] for name in _SECOND_MOMENTS if name in state), None)

@@ -1,6 +1,6 @@
 """What a quantizer and a normaliser are: the two things a plugin provides.
 
-Both see a weight matrix of one path (input or recurrent) of one layer and direction as ``(gates, rows,
+Both see a weight matrix of one side (input or recurrent) of one layer and direction as ``(gates, rows,
 cols)``: one matrix per gate, each treated by itself.
 
 An instance given to a layer is a *template*. The layer copies it for every matrix and calls :meth:`prepare`
@@ -138,11 +138,10 @@ class Quantizer(nn.Module):
 
 
 class Normalizer(nn.Module):
-    """Normalises one path of a layer: N(W_x x), N(W_h h), or, where ``cell``, N(c).
+    """Normalises one side of a layer: N(W_x x), N(W_h h), or, where ``cell``, N(c).
 
     Either override :meth:`weight` (weight normalisation) or :meth:`forward` (layer and batch normalisation).
-    Weights
-    arrive quantized: the layer computes N(Q(W) x).
+    Weights arrive quantized: the layer computes N(Q(W) x).
 
     A normaliser that sets ``statistics`` promises that :meth:`forward` computes, gate by gate,
 
@@ -166,11 +165,11 @@ class Normalizer(nn.Module):
     cell: bool = False
 
     def prepare(self, weight: Tensor) -> None:
-        """Create parameters and buffers for one path (default: none).
+        """Create parameters and buffers for one side (default: none).
 
         Args:
-            weight: the path's initial full-precision weight, ``(gates, rows, cols)``, whose shape, dtype,
-                device and values may be used; ``(1, rows, 0)`` for the cell path, which has no weight.
+            weight: the side's initial full-precision weight, ``(gates, rows, cols)``, whose shape, dtype,
+                device and values may be used; ``(1, rows, 0)`` for the cell state, which has no weight.
         """
 
     def weight(self, weight: Tensor) -> Tensor:
@@ -182,7 +181,7 @@ class Normalizer(nn.Module):
 
         Args:
             preactivation: ``(batch, gates, rows)``, of the sequences still alive at this step.
-            step: how many steps this path has processed before, from 0.
+            step: how many steps this side has processed before, from 0.
         """
         return preactivation
 

@@ -24,7 +24,7 @@ from qlstm_core.plugins import (
     hookspec,
 )
 from qlstm_core.plugins import registry as process_registry
-from qlstm_core.plugins.record import Plugin
+from qlstm_core.plugins.plugin_state import Plugin
 
 MODULE = sys.modules[Registry.__module__]  # qlstm_core.plugins.registry is the object
 

@@ -212,7 +212,7 @@ class GivesZeros(ScaledSign):
 
 
 class ShrinksTheWeight(ScaledSign):
-    """Decays the weight in constrain_: twice is not once."""
+    """Decays the weight in constrain_: applying it twice is not applying it once."""
 
     def constrain_(self, weight: Tensor) -> None:
         weight.mul_(0.9)

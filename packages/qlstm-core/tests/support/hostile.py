@@ -145,7 +145,7 @@ often_right = st.sampled_from([True, True, True, False])
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Draw calls that are right but for about one thing."""
+    """Draw calls that are right except for about one thing."""
     form = draw(st.sampled_from(["padded", "packed", "packed", "step"]))
     tokens = draw(st.sampled_from([False, False, True]))
     steps, batch = draw(st.integers(0, 5)), draw(st.integers(0, 5))

@@ -32,7 +32,7 @@ class _BatchNorm(Normalizer):
         self.cell = cell
 
     def prepare(self, weight: Tensor) -> None:
-        """Create gain, bias and running statistics for a path of ``weight``'s gates and rows."""
+        """Create gain, bias and running statistics for a side of ``weight``'s gates and rows."""
         gates, rows, _ = weight.shape
         self.gain = nn.Parameter(weight.new_full((gates, rows), self.initial_gain))
         self.bias = nn.Parameter(weight.new_zeros(gates, rows))

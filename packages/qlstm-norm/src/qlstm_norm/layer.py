@@ -36,7 +36,7 @@ class LayerNorm(Normalizer):
         self.cell = cell
 
     def prepare(self, weight: Tensor) -> None:
-        """Create gain and bias for a path of ``weight``'s gates and rows."""
+        """Create gain and bias for a side of ``weight``'s gates and rows."""
         self.gain = nn.Parameter(weight.new_full(weight.shape[:2], self.initial_gain))
         self.bias = nn.Parameter(weight.new_zeros(weight.shape[:2]))
 

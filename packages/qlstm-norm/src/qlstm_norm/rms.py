@@ -38,7 +38,7 @@ class RMSNorm(Normalizer):
         self.cell = cell
 
     def prepare(self, weight: Tensor) -> None:
-        """Create the gain for a path of ``weight``'s gates and rows."""
+        """Create the gain for a side of ``weight``'s gates and rows."""
         self.gain = nn.Parameter(weight.new_full(weight.shape[:2], self.initial_gain))
 
     def forward(self, preactivation: Tensor, step: int) -> Tensor:

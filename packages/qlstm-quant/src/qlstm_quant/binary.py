@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qlstm_quant.groups import mean_magnitude
 from qlstm_quant.options import check_flag
+from qlstm_quant.scale_statistics import mean_magnitude
 from qlstm_quant.scaled import ScaledQuantizer, binary_codes, binary_scale, glorot_half
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qlstm_quant.groups import bounded_sum, over_peak, wide_magnitude
 from qlstm_quant.options import check_flag
+from qlstm_quant.scale_statistics import bounded_sum, over_peak, wide_magnitude
 from qlstm_quant.scaled import ScaledQuantizer, above, binary_codes, binary_scale, grid_scale
 
 MAX_ITERATIONS = 100

@@ -2,7 +2,8 @@
 
 Levels ``±α1 ± … ± αk`` are symmetric, so magnitudes alone decide: the upper half of the levels cuts |w|
 into ``2^(k−1)`` cells, and least squares needs only how many weights a cell holds and what they sum to. A
-pass over the weights compares them with ``2^(k−1) − 1`` thresholds; all else has the size of the scales.
+pass over the weights compares them with ``2^(k−1) − 1`` thresholds; everything else has the size of
+the scales.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 from qlstm_core import BitPlanes, Quantizer, straight_through
-from qlstm_quant.groups import bounded_sum, mean_magnitude, over_peak, wide_magnitude
 from qlstm_quant.options import check_bits, check_count, check_flag
+from qlstm_quant.scale_statistics import bounded_sum, mean_magnitude, over_peak, wide_magnitude
 from qlstm_quant.scaled import above, binary_codes, binary_scale, check_weight
 
 ALLOWED_BITS = range(1, 5)

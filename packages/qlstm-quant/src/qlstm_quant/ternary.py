@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qlstm_quant.groups import group_sum, mean_magnitude
 from qlstm_quant.options import check_flag
+from qlstm_quant.scale_statistics import group_sum, mean_magnitude
 from qlstm_quant.scaled import ScaledQuantizer, glorot_half, grid_scale, ternary_codes
 
 THRESHOLD = 0.7

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qlstm_quant.groups import group_max, group_sum, mean_magnitude
 from qlstm_quant.options import check_bits, check_flag
+from qlstm_quant.scale_statistics import group_max, group_sum, mean_magnitude
 from qlstm_quant.scaled import ScaledQuantizer, grid_scale
 
 ALLOWED_BITS = range(2, 9)

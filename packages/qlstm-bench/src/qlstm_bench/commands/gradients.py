@@ -11,8 +11,8 @@ HELP = """Measure the gradients of trained networks: how they grow or fade throu
 
 On one batch of the validation part, with the loss at its last time step, for every layer and direction:
 the gradient's norm at each step, spectral norms of the recurrent matrices before and after quantization,
-gains and σ of the normaliser, λ1 and λ2 of the bound on one step, and both of its sides. docs/theory.md
-derives the bounds; docs/gradients.md says how to read the figures.
+gains and σ of the normaliser, λ1 and λ2 of the bound on one step, and both of its sides.
+docs/gradient-bounds.md derives the bounds; docs/gradients.md says how to read the figures.
 
 Prints two tables and writes into --out:
 

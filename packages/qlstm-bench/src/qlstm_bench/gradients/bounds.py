@@ -120,7 +120,7 @@ def lstm_lambdas(unrolled: Unrolled) -> Lambdas:
 
         ``λ2 = ¼ a_i + γ/4 a_f + a_g``, ``λ1 = p (κ λ2 + ¼ a_o)``
 
-    Source: Hou et al. 2019, propositions 1 to 4; docs/theory.md derives each step and what differs.
+    Source: Hou et al. 2019, propositions 1 to 4; docs/gradient-bounds.md derives each step and what differs.
     """
     u = unrolled
     one = u.dh.new_ones(())
@@ -200,7 +200,7 @@ def gru_lambdas(unrolled: Unrolled) -> Lambdas:
 
     The 1 is the update gate's, which hands h_{t−1} on: this λ1 is never below 1.
 
-    Source: the chain rule as in Hou et al. 2019, carried out in docs/theory.md.
+    Source: the chain rule as in Hou et al. 2019, carried out in docs/gradient-bounds.md.
     """
     u = unrolled
     one = u.dh.new_ones(())

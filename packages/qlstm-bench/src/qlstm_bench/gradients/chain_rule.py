@@ -24,7 +24,7 @@ class ChainRule(Protocol):
 
 
 class LSTMChainRule:
-    """``∂ξ/∂h_{k−1} = Σ_* Jᵀ(slope_* ⊙ …)`` for the LSTM; docs/theory.md has the formulas.
+    """``∂ξ/∂h_{k−1} = Σ_* Jᵀ(slope_* ⊙ …)`` for the LSTM; docs/gradient-bounds.md has the formulas.
 
     Args:
         unrolled: the layer over a batch.

@@ -23,7 +23,7 @@ class Unrolled:
 
     Args:
         layer: that was measured, or the copy of it.
-        gradients: from :func:`qlstm_bench.gradients.state_gradients`.
+        gradients: from :func:`qlstm_bench.gradients.through_time.state_gradients`.
 
     Attributes:
         prepared: quantized weights, normalisers, biases.

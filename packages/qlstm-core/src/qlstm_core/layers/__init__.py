@@ -1,5 +1,6 @@
 """The cell families."""
 
+from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.factorized import FactorizedLSTM
 from qlstm_core.layers.grouped import GroupedLSTM
 from qlstm_core.layers.gru import GRU
@@ -11,6 +12,7 @@ from qlstm_core.layers.stack import RecurrentLayer, record_states
 __all__ = [
     "GRU",
     "LSTM",
+    "Cell",
     "FactorizedLSTM",
     "GroupedLSTM",
     "RecurrentLayer",

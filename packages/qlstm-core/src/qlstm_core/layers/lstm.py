@@ -34,13 +34,13 @@ class LSTM(RecurrentLayer):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size: as
             torch.nn.LSTM.
-        quantizer: a name (``"bwn"``), a name with options (``"alternating:bits=2"``), a :class:`Quantizer`,
-            or a dict of these for the matrices ``"ih"``, ``"hh"`` and ``"hr"``. A matrix that the dict leaves
-            out stays full precision, and so does the projection ``"hr"`` unless the dict names it, since
-            nothing normalises what it gives.
-        normalizer: a name, a name with options, a :class:`Normalizer`, or a dict of these for the paths
-            ``"ih"``, ``"hh"``. A normalised layer has one bias per direction, ``bias_ih``; ``bias_hh`` exists
-            only without normaliser.
+        quantizer: a name (``"bwn"``), a name with options (``"alternating:bits=2"``), a
+            :class:`qlstm_core.Quantizer`, or a dict of these for matrices ``"ih"``, ``"hh"`` and ``"hr"``.
+            A matrix that the dict leaves out stays full precision, and so does the projection ``"hr"`` unless
+            the dict names it, since nothing normalises what it gives.
+        normalizer: a name, a name with options, a :class:`qlstm_core.Normalizer`, or a dict of these for the
+            sides ``"ih"`` and ``"hh"``. A normalised layer has one bias per direction, ``bias_ih``;
+            ``bias_hh`` exists only without normaliser.
         state_quantizer: quantizes the hidden state where it enters a matrix product: h_{t−1} in the recurrent
             product, and the output of the layer below.
         device, dtype: as torch.nn.LSTM.

@@ -13,7 +13,7 @@ from qlstm_core.layers.linear import LinearMap
 
 @dataclass(frozen=True)
 class PreparedCell:
-    """One layer in one direction, ready to run: what :class:`RecurrentLayer` makes once per forward call.
+    """One layer in one direction, ready to run: made once per forward call of a layer.
 
     Args:
         cell: its equations.

@@ -18,7 +18,7 @@ _FLOAT32, _INT32, _INT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np
 
 
 class Stream:
-    """What :meth:`PackedLayer.step` keeps between two calls: the state, and room to compute in.
+    """The state that :meth:`qlstm_core.packed.PackedLayer.step` carries on, and room to compute in.
 
     It belongs to one stream of steps and is changed by each; two threads need one each. Iterating gives
     copies of the current state as ``nn.LSTM`` shapes it, so ``h, c = stream`` and ``packed(x,

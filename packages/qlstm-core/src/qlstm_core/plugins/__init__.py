@@ -9,7 +9,7 @@ from qlstm_core.plugins.errors import (
     UnknownNameError,
 )
 from qlstm_core.plugins.markers import PROJECT, hookimpl, hookspec
-from qlstm_core.plugins.record import PluginRecord
+from qlstm_core.plugins.plugin_state import PluginRecord
 from qlstm_core.plugins.registry import Registry, registry
 from qlstm_core.plugins.specs import API_VERSION, KernelSpec, NormalizerSpec, QuantizerSpec, Spec
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, DistributionFinder, EntryPoint
 
 from qlstm_core.plugins.errors import blame, suggest
-from qlstm_core.plugins.record import Plugin
+from qlstm_core.plugins.plugin_state import Plugin
 
 DISABLE_VARIABLE = "QLSTM_DISABLE_PLUGINS"
 """Environment variable: plugins not to load, by distribution or entry-point name, separated by commas."""

@@ -16,9 +16,9 @@ from qlstm_core.plugins import hookspecs
 from qlstm_core.plugins.catalogue import Catalogue, Offer
 from qlstm_core.plugins.discovery import load_plugins, normalize, unknown_disabled
 from qlstm_core.plugins.errors import PluginError, PluginWarning, blame, suggest
+from qlstm_core.plugins.hook_results import HookResultError, check_names, check_specs
 from qlstm_core.plugins.markers import PROJECT
-from qlstm_core.plugins.record import Plugin, PluginRecord
-from qlstm_core.plugins.results import NonsenseError, check_names, check_specs
+from qlstm_core.plugins.plugin_state import Plugin, PluginRecord
 from qlstm_core.plugins.specs import API_VERSION, NormalizerSpec, QuantizerSpec, Spec
 
 S = TypeVar("S", bound=Spec)
@@ -180,7 +180,7 @@ class Registry:
         try:
             plugins = load_plugins(
                 PROJECT
-            )  # takes long: where it is interrupted, the next look-up starts anew
+            )  # takes long: where it is interrupted, the next look-up starts again
         finally:
             self._loading = False
         self._loaded = True
@@ -258,7 +258,7 @@ class Registry:
                 specs = check_specs(self._call(plugin, hook), spec_type)
                 own = normalize(plugin.distribution)
                 check_names(specs, self._given_by(own, hook), core=own == "qlstm-core")
-            except NonsenseError as error:
+            except HookResultError as error:
                 plugin.mark("failed", f"{hook} gave {error}")
             except KeyboardInterrupt:  # the next look-up asks again
                 del plugin.specs[hook]

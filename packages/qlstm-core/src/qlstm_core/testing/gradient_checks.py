@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer
+from qlstm_core.testing.assertions import require, require_equal, require_finite, skip
 from qlstm_core.testing.inputs import BATCH, MODES, QUANTIZE, Plugin, Use, normal, prepared, uses
-from qlstm_core.testing.requirements import require, require_equal, require_finite, skip
 
 
 def check_gradient(plugin: Plugin) -> None:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer, acts_on_activations, acts_on_weights
-from qlstm_core.testing.requirements import require_fit
+from qlstm_core.testing.assertions import require_fit
 
 Plugin = Quantizer | Normalizer
 P = TypeVar("P", Quantizer, Normalizer, Plugin)
 
 SHAPE = (4, 12, 20)
-"""The weight of an LSTM's path: ``(gates, rows, cols)``."""
+"""The weight of one side of an LSTM: ``(gates, rows, cols)``."""
 BATCH = 5
 STEPS = (0, 1, 7, 1000)
 """Time steps that normalisers are asked for; the last is beyond any statistics kept per step."""
@@ -49,7 +49,7 @@ def prepared(template: P, weight: Tensor) -> P:
 
 
 def normal(shape: tuple[int, ...] = SHAPE, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return normally distributed numbers, the same for every dtype but for rounding."""
+    """Return normally distributed numbers, the same for every dtype except for rounding."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 

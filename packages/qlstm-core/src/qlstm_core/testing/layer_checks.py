@@ -1,4 +1,4 @@
-"""What holds inside a layer: it trains, can be copied and made on the meta device, by any path."""
+"""What holds inside a layer: it trains, can be copied and made on the meta device, by any route."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
 from qlstm_core.layers import LSTM, record_states
-from qlstm_core.testing.inputs import BATCH, MODES, SHAPE, Plugin, normal, prepared, seeded
-from qlstm_core.testing.requirements import (
+from qlstm_core.testing.assertions import (
     require,
     require_close,
     require_equal,
@@ -20,6 +19,7 @@ from qlstm_core.testing.requirements import (
     require_fit,
     skip,
 )
+from qlstm_core.testing.inputs import BATCH, MODES, SHAPE, Plugin, normal, prepared, seeded
 
 INPUT, HIDDEN = 6, 10
 LENGTHS = (7, 5, 5, 2, 1)
@@ -36,7 +36,7 @@ class _Sign(Quantizer):
 
 
 def check_quantizer_in_layer(quantizer: Quantizer) -> None:
-    """An LSTM with it trains and can be copied; its paths agree; the template stays as it was."""
+    """An LSTM with it trains and can be copied; its routes agree; the template stays as it was."""
     _require_layer_works(quantizer, quantizer=quantizer)
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer
-from qlstm_core.testing.inputs import BATCH, MODES, NORMALIZE_ACTIVATIONS, SHAPE, STEPS, normal, prepared
-from qlstm_core.testing.requirements import (
+from qlstm_core.testing.assertions import (
     require,
     require_close,
     require_equal,
@@ -22,6 +21,7 @@ from qlstm_core.testing.requirements import (
     require_fit,
     skip,
 )
+from qlstm_core.testing.inputs import BATCH, MODES, NORMALIZE_ACTIVATIONS, SHAPE, STEPS, normal, prepared
 
 TOLERANCE = 1e-9
 """Of results in float64 on input of unit variance."""

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Quantizer
-from qlstm_core.testing.inputs import MODES, QUANTIZE, SHAPE, awkward_weights, normal, prepared, seeded
-from qlstm_core.testing.requirements import (
+from qlstm_core.testing.assertions import (
     require,
     require_close,
     require_equal,
@@ -15,6 +14,7 @@ from qlstm_core.testing.requirements import (
     require_fit,
     skip,
 )
+from qlstm_core.testing.inputs import MODES, QUANTIZE, SHAPE, awkward_weights, normal, prepared, seeded
 
 MANY = 600
 """Columns with which even the 255 levels of 8 bits would be exceeded by unquantized values."""

@@ -22,8 +22,8 @@ from qlstm_core.testing import (
     storage_checks,
     value_checks,
 )
+from qlstm_core.testing.assertions import NotApplicable, skip
 from qlstm_core.testing.inputs import Plugin, seeded
-from qlstm_core.testing.requirements import NotApplicable, skip
 
 Status = Literal["passed", "failed", "skipped", "expected failure"]
 

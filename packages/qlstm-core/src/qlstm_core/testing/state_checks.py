@@ -12,8 +12,8 @@ from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer
 from qlstm_core.plugins import Catalogue
+from qlstm_core.testing.assertions import require, require_equal, skip
 from qlstm_core.testing.inputs import BATCH, SHAPE, Plugin, normal, observe, prepared, uses
-from qlstm_core.testing.requirements import require, require_equal, skip
 
 
 def check_prepare(plugin: Plugin) -> None:

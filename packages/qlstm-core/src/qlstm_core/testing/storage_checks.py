@@ -9,8 +9,8 @@ from torch import Tensor
 
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.interfaces import Quantizer
+from qlstm_core.testing.assertions import require, require_close, require_equal, skip
 from qlstm_core.testing.inputs import QUANTIZE, SHAPE, awkward_weights, curvature_of, normal, prepared, seeded
-from qlstm_core.testing.requirements import require, require_close, require_equal, skip
 
 STORABLE = 8
 """Bits beyond which weights have no bit planes: they stay as they are."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from qlstm_core.testing.assertions import require, require_close, require_equal, require_finite
 from qlstm_core.testing.inputs import MODES, SHAPE, Plugin, normal, prepared, uses
-from qlstm_core.testing.requirements import require, require_close, require_equal, require_finite
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

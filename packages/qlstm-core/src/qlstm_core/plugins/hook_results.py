@@ -13,7 +13,7 @@ S = TypeVar("S", bound=Spec)
 _RESERVED = "none"
 
 
-class NonsenseError(Exception):
+class HookResultError(Exception):
     """A hook gave something else than it should; the message completes "the hook gave …"."""
 
 
@@ -21,15 +21,15 @@ def check_specs(results: list[Any], spec_type: type[S]) -> list[S]:
     """Return the specs in one plugin's results of a hook call, from which pluggy has dropped any None.
 
     Raises:
-        NonsenseError: something in place of specs.
+        HookResultError: something in place of specs.
     """
     specs: list[S] = []
     for result in results or [None]:
         if not isinstance(result, Iterable):
-            raise NonsenseError(f"{_type(result)}, not an iterable of {spec_type.__name__}")
+            raise HookResultError(f"{_type(result)}, not an iterable of {spec_type.__name__}")
         for spec in result:
             if not isinstance(spec, spec_type):
-                raise NonsenseError(f"{_type(spec)} in place of {spec_type.__name__}")
+                raise HookResultError(f"{_type(spec)} in place of {spec_type.__name__}")
             specs.append(spec)
     return specs
 
@@ -43,13 +43,13 @@ def check_names(specs: Iterable[Spec], taken: Iterable[Spec], *, core: bool) -> 
         core: whether the distribution is qlstm-core.
 
     Raises:
-        NonsenseError: such a name.
+        HookResultError: such a name.
     """
     counts = Counter(name for spec in (*taken, *specs) for name in spec.names)
     if twice := [name for name, count in counts.items() if count > 1]:
-        raise NonsenseError(f"a name twice: {', '.join(map(repr, twice))}")
+        raise HookResultError(f"a name twice: {', '.join(map(repr, twice))}")
     if _RESERVED in counts and not core:
-        raise NonsenseError(f"the name {_RESERVED!r}, every layer's default, which belongs to qlstm-core")
+        raise HookResultError(f"the name {_RESERVED!r}, every layer's default, which belongs to qlstm-core")
 
 
 def _type(value: object) -> str:

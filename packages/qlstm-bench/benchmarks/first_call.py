@@ -53,7 +53,7 @@ class FirstCall:
     version = "2"
 
     def setup_cache(self) -> Figures:
-        """Measure each call with an empty cache, then thrice with the one that it has filled."""
+        """Measure each call with an empty cache, then three times with the one that it has filled."""
         import qlstm_core
 
         figures: Figures = {}
