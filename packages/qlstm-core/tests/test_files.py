@@ -69,7 +69,7 @@ def test_links_permissions_and_pipes_are_as_open_has_them(tmp_path):
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
     reader.start()
     replace_file(pipe, b"through")
-    reader.join(60)
+    reader.join(20)
     assert read == [b"through"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

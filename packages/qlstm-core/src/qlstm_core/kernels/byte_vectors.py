@@ -284,7 +284,7 @@ def add_pairs(context: Any, vectors: Any, first: Any, second: Any) -> Any:
 def accumulate(
     context: Any,
     sums: Any,
-    row: Any,
+    at: Any,
     stride: Any,
     step: Any,
     vectors: Any,
@@ -294,9 +294,9 @@ def accumulate(
 ) -> Any:
     """Add 16 unsigned 16-bit lanes of every vector of 32 bytes, widened, into an int32 array.
 
-    Vector i belongs to half ``i % halves`` of the lines and to table ``i // halves``, which is ``c·planes +
-    p`` of column c and plane p. Lane j is added, times ``2^(p·width + 1)``, to element ``at + c·stride +
-    half·step + j``. A vector of 64 bytes counts as two of 32.
+    Vector i belongs to half ``i % halves`` of the lines and to table ``i // halves``, which is ``n·planes +
+    p`` for row n of the sums and plane p. Lane j is added, times ``2^(p·width + 1)``, to element ``at +
+    n·stride + half·step + j``. A vector of 64 bytes counts as two of 32.
     """
     _check_array(sums, types.int32)
     n_halves, n_planes, n_width = (
@@ -310,10 +310,10 @@ def accumulate(
         base = _pointer(context, builder, signature.args[0], args[0], builder.mul(args[1], four), _INT)
         items = _unpack(builder, args[4], vectors.count)
         registers = vectors.size // 32
-        for column in range(vectors.count * registers // (n_halves * n_planes)):
+        for n in range(vectors.count * registers // (n_halves * n_planes)):
             for half, part in product(range(n_halves), range(2)):
                 offset = builder.add(
-                    builder.mul(args[2], ir.Constant(args[2].type, column)),
+                    builder.mul(args[2], ir.Constant(args[2].type, n)),
                     builder.add(
                         builder.mul(args[3], ir.Constant(args[3].type, half)),
                         ir.Constant(args[3].type, 8 * part),
@@ -322,7 +322,7 @@ def accumulate(
                 pointer = builder.bitcast(builder.gep(base, [offset]), _INTS8.as_pointer())
                 total = builder.load(pointer, align=4)
                 for plane in range(n_planes):
-                    register, inside = divmod((column * n_planes + plane) * n_halves + half, registers)
+                    register, inside = divmod((n * n_planes + plane) * n_halves + half, registers)
                     words = builder.bitcast(items[register], vectors.words)
                     start = 16 * inside + 8 * part
                     lanes = ir.Constant(ir.VectorType(_INT, 8), list(range(start, start + 8)))

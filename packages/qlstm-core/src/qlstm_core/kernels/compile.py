@@ -1,10 +1,10 @@
 """How kernels are compiled: without the GIL, at their first call, and kept on disk.
 
 Numba's disk cache looks at the file of the compiled function only: after an edit or an upgrade that changes a
-function called from another file, it would serve the old code. The cache here belongs to one content of all
-sources that end up in a function's code; whatever else it finds, it compiles anew and overwrites. What a
-power cut or a full disk left of a file is known by its digest before anything of it is read: Numba would
-unpickle it, and run the code in it.
+function called from another file, it would serve the old code. The cache here belongs to one content of this
+folder and the function's own, from which alone compiled code is made; whatever else it finds, it compiles
+again and overwrites. What a power cut or a full disk left of a file is known by its digest before anything of
+it is read: Numba would unpickle it, and run the code in it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @cache
 def source_digest(folder: Path) -> str:
-    """Return a digest of the sources in ``folder`` and of the modules at the top of this package.
+    """Return a digest of the sources in ``folder`` and in this one, the toolkit.
 
-    Compiled code may call whatever stands there: a list of what it does call would one day lack a file.
+    Compiled code may take functions and constants from both, and from nowhere else: a list of what it does
+    take would one day lack a file.
     """
     digest = hashlib.sha256()
     for source in [*sorted(Path(__file__).parent.glob("*.py")), *sorted(folder.glob("*.py"))]:
@@ -120,11 +121,11 @@ def compiled(variant: str | None = "", **options: Any) -> Callable[[F], F]:
         variant: tells apart, on disk, the functions that one ``def`` makes with different closures; every
             closed-over value that changes the code must be in it. ``None`` keeps the function off the disk,
             as befits one that only other compiled functions call.
-        options: of :func:`numba.njit`.
+        options: options of :func:`numba.njit`.
     """
 
     def decorate(function: F) -> F:
-        # Code from disk brings its symbols along, made of a function's name and of a count that starts anew
+        # Code from disk brings its symbols along, made of a function's name and of a count that starts again
         # in each process. Were two closures of one def called the same, one could run in place of the other.
         distinction = uuid4().hex if variant is None else variant
         if distinction:

@@ -1,6 +1,6 @@
 """Matrix products inside compiled kernels: a small batch times a weight that is used at every time step.
 
-A library packs the weight anew at each call, which costs a small batch a good part of the product itself.
+A library packs the weight again at each call, which costs a small batch a good part of the product itself.
 Here a matrix is packed once, into panels ``(panels, depth, width)`` of as many columns as a tile has, with
 zeros beyond the last. A tile of the result stays in registers while the sum over ``depth`` runs.
 """
@@ -35,7 +35,7 @@ from qlstm_core.kernels.threads import parts_worth, share_work
 
 _LONG = ir.IntType(64)
 
-# Sums fill the registers but for those of the factors: of AVX-512's 32 registers 16; elsewhere, where a
+# Sums fill the registers except those of the factors: of AVX-512's 32 registers 16; elsewhere, where a
 # vector takes two of 16 registers, 12.
 ROWS, VECTORS = (8, 2) if llvm.get_host_cpu_features().get("avx512f", False) else (6, 1)
 
@@ -159,7 +159,8 @@ def multiply(
 
     Args:
         a, c: row by row, ``(…, groups · depth)`` and ``(…, groups · columns)``.
-        share, shares: which of how many equal parts of the panels is to be done.
+        share: number of the part of the panels to compute.
+        shares: number of equal parts.
     """
     count_panels, depth, across = panels.shape
     groups = a.shape[1] // depth

@@ -50,8 +50,8 @@ class Executor:
 
     Attributes:
         kernel: name of the kernel.
-        program: the network as arrays.
-        arrays: the same and the kernel, as the engine takes them.
+        program: the network laid out for the kernel.
+        arrays: the arrays of the network and the kernel, as the engine takes them.
 
     Raises:
         ValueError: another ``activation_bits``.

@@ -1,7 +1,7 @@
 """Packed networks as files: safetensors, with a JSON header that says what the tensors are.
 
 A file holds each array of a network once, as its quantizers and normalisers count their storage; the layout
-that the kernels read is made anew at loading. The header's digest covers everything else, so an altered file
+that the kernels read is made again at loading. The header's digest covers everything else, so an altered file
 is refused; but it is no signature: whoever can write files can write a right one.
 
 Nothing in a file is executed, and no size in it is believed: every expected shape follows from the
@@ -51,7 +51,7 @@ Tensors = dict[str, NDArray[Any]]
 
 
 class PackedFileError(ValueError):
-    """A file that is no packed network, or not a whole one, or of a version to come."""
+    """A file that is no packed network, not a whole one, or of a later version."""
 
 
 Target = str | os.PathLike[str] | IO[bytes]
@@ -62,10 +62,10 @@ def save(network: Network, file: Target, activation_bits: int) -> None:
     """Write a network to a file.
 
     Args:
-        network: what to write.
+        network: the network to write.
         file: a path, where the file will be whole or not at all and replaces one that exists; or a binary
             file that is open for writing.
-        activation_bits: to run with, unless loading says otherwise.
+        activation_bits: bits of a table entry to run with, unless loading says otherwise.
     """
     tensors, cells = _dismantle(network)
     config = {**vars(network.config), "cell": network.config.cell.name}

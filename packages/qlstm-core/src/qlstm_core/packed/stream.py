@@ -66,7 +66,7 @@ class Stream:
         return copy.copy(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What is bound to a network, such as addresses of compiled code, is made anew with the next step.
+        # What is bound to a network, such as addresses of compiled code, is made again with the next step.
         return Stream, (self._h.copy(), self._c.copy(), self.batched, self.steps)
 
     def take(self, x: NDArray[Any]) -> tuple[Any, ...]:

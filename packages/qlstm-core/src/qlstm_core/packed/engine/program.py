@@ -202,8 +202,8 @@ class _Builder:
 
         Args:
             matrix: the weights, ``(count · gates, rows, cols)``.
-            factor: what the rows are multiplied with, ``(count · gates, rows)``.
-            count: how many matrices.
+            factor: factors of the rows, ``(count · gates, rows)``.
+            count: number of matrices.
             blocks: where the same matrices' blocks start, if they were placed before.
         """
         if isinstance(matrix, BitPlanes):

@@ -97,8 +97,8 @@ def _sweep(activation_bits: int, pairing: int, index: Any, halves: int, count: i
     """Return :func:`~qlstm_core.packed.kernels.tile_loop.sweep` by nibbles.
 
     Args:
-        activation_bits, pairing, halves, count: as there.
-        index: reads the nibbles of a block: both, the low or the high ones.
+        activation_bits, pairing, halves, count: those of ``sweep``.
+        index: the function that reads the nibbles of a block: both, the low or the high ones.
     """
     run = SCHEMES[activation_bits][2]
     widen = widening(pairing)

@@ -22,7 +22,8 @@ class Kernel:
     """One way to multiply packed weights with activations, as functions compiled by Numba.
 
     They are called from other compiled functions, with arrays alone and without the GIL, and give exact
-    integers.
+    integers. Compiled by :func:`qlstm_core.kernels.compile.compiled` they are kept on disk until something
+    in their own folder or in ``qlstm_core.kernels`` changes: they should take code from nowhere else.
 
     Args:
         name: name of its :class:`~qlstm_core.plugins.KernelSpec`.

@@ -45,14 +45,14 @@ def sweep(
     """Return the function that adds the products of all tiles with neighbouring tables to the sums.
 
     Args:
-        activation_bits, pairing: as for :attr:`~qlstm_core.packed.kernels.choose.Kernel.product`.
+        activation_bits, pairing: those of :attr:`~qlstm_core.packed.kernels.choose.Kernel.product`.
         add: ``add(total, odd, blocks, at, tables, first, stride) ↦ total, odd`` adds ``step`` groups.
-        count: tables per block read.
-        size: bytes of a vector.
-        halves: halves of a tile's lines that are summed, 1 or 2.
-        step: groups that ``add`` adds, a divisor of their number.
-        most: groups after which sums go to memory even if they could grow on, so that tables stay in the
-            cache.
+        count: number of tables for each block that is read.
+        size: number of bytes in a vector.
+        halves: number of halves of a tile's lines that are summed, 1 or 2.
+        step: number of groups that ``add`` adds, a divisor of their number.
+        most: number of groups after which sums go to memory even if they could grow on, so that tables stay
+            in the cache.
     """
     planes, width, run = SCHEMES[activation_bits]
     vectors = 32 * halves * count // size
