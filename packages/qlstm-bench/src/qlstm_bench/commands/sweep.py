@@ -113,8 +113,8 @@ def _train(plan: Plan, out: Path, workers: int | None, scheduler: str | None, fo
 def _list() -> None:
     from rich.console import Console
 
-    from qlstm_bench.sweep.plan import read_file
     from qlstm_bench.sweep.presets import load, preset_names
+    from qlstm_bench.sweep.sweep_file import read_file
 
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
     for name in preset_names():
