@@ -98,7 +98,7 @@ def run(
         h, c: the state, ``(layers · directions, batch, …)``, read and written; c of a GRU has no features.
         y: ``(rows, features)``, written.
         step: how many steps the network has processed before.
-        work, places: as :meth:`qlstm_core.packed.engine.program.Program.places`.
+        work, places: as :meth:`Program.places`.
     """
     memory = Memory(kernel[0], matrices, blocks, floats, work, places[0])
     rows, out = y.shape[0], h.shape[2]

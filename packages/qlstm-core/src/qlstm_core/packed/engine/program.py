@@ -59,7 +59,7 @@ PLACES = _record(
 
 @dataclass(frozen=True)
 class Program:
-    """Arrays for :func:`qlstm_core.packed.engine.loop.run`.
+    """Arrays for :func:`qlstm_core.packed.engine.loop.engine`.
 
     Args:
         config: the network's.
