@@ -38,7 +38,12 @@ def to_svg(figure: Figure) -> str:
 
 def save_png(figure: Figure, path: Path, dpi: int = 110) -> None:
     """Write a figure as PNG; the same figure gives the same bytes."""
-    settings = {"format": "png", "dpi": dpi, "metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+    settings: dict[str, Any] = {
+        "format": "png",
+        "dpi": dpi,
+        "metadata": {"Software": None},
+        "pil_kwargs": {"optimize": True},
+    }
     with mpl.rc_context(STYLE):
         replace_file(path, lambda file: figure.savefig(file, **settings))
 
