@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from qlstm_bench.cli import main
+from qlstm_bench.config import RunConfig
 from qlstm_bench.errors import BenchError
+from qlstm_bench.training.run import resolve
 from qlstm_core.plugins import hookimpl, registry
 
 RUN = ["run", "char-lm"]
@@ -95,6 +97,34 @@ def test_a_run_ends_with_one_line_of_result(
     again = capsys.readouterr()
     assert again.out == captured.out.replace("words.txt: ", "words.txt: finished before; ")
     assert again.err == ""
+
+
+def test_what_is_not_given_is_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def capture(settings: dict[str, Any], *_: object, **options: object) -> None:
+        asked.update(settings)
+        raise BenchError("seen")
+
+    monkeypatch.setattr("qlstm_bench.training.run.train", capture)
+    words = ["--cell", "g-lstm", "--groups", "4,8", "--log", "tensorboard,mlflow", "--lr", "0.5"]
+    assert main(["run", "large-vocab-lm", *words, "--log-every", "3"]) == 2
+    config, _ = resolve(asked)
+    assert (config.cell, config.groups, config.lr, config.log_every) == ("g-lstm", [4, 8], 0.5, 3)
+    assert config.log == ["tensorboard", "mlflow"]
+    assert (config.clipping, config.optimizer, config.epochs) == ("apart", "adagrad", 1)
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_help_shows_what_the_settings_say_of_themselves(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in RunConfig.model_fields.items():
+        if command == "run" or name == "log":
+            assert field.description
+            assert field.description[1:] in text
 
 
 def test_divergence_has_exit_code_0(tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
 
     Args:
         text: one document, or nothing.
-        name: of the file, for messages.
+        name: name of the file, for messages.
 
     Raises:
         ConfigError: not YAML, beyond a bound, or a key that is given twice.

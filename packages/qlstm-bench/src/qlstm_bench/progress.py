@@ -72,7 +72,7 @@ class DownloadProgress(ProgressContext):
     """Shows bytes received on stderr, while its ``with`` block lasts.
 
     Args:
-        name: of the file.
+        name: name of the file.
     """
 
     def __init__(self, name: str) -> None:

@@ -17,7 +17,7 @@ def settings_as_options(fields: dict[str, FieldInfo]) -> Callable[[Callable[...,
     checks the values and knows the defaults.
 
     Args:
-        fields: of a model, by name.
+        fields: fields of a model, by name.
     """
 
     def give(command: Callable[..., None]) -> Callable[..., None]:

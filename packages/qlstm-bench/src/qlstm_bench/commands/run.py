@@ -83,7 +83,7 @@ def launch(settings: Mapping[str, Any]) -> None:
     """Start this command line again in several processes of this machine, through torchrun; wait for them.
 
     Args:
-        settings: of the run, with ``processes``; what is wrong with them is found before anything starts.
+        settings: settings of the run, with ``processes``; they are checked before anything starts.
 
     Raises:
         ConfigError, PluginError: as :func:`qlstm_bench.training.run.resolve`.

@@ -27,9 +27,9 @@ def file_corpus(name: str, path: Path, *, lines: bool, sha256: str | None = None
 
     Args:
         name: what to call it.
-        path: where it is.
+        path: path of the file.
         lines: whether to read whole lines, as words need.
-        sha256: of its bytes, where known.
+        sha256: SHA-256 of its bytes, where known.
 
     Raises:
         DataError: a file that cannot be read, now, or that is not UTF-8, when it is.

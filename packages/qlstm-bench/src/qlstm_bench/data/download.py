@@ -64,8 +64,8 @@ class _Resuming:
 
     Args:
         part: what an earlier attempt left, if anything.
-        size: of the whole file.
-        progress: told of what arrives.
+        size: size of the whole file in bytes.
+        progress: display that is told of what arrives.
     """
 
     def __init__(self, part: Path, size: int, progress: DownloadProgress) -> None:

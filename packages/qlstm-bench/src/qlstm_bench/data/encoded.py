@@ -41,8 +41,8 @@ class Encoded:
 
     Args:
         symbols: the vocabulary.
-        bounds: where validation and test begin.
-        codes: of all parts.
+        bounds: indices where validation and test begin.
+        codes: codes of all parts.
     """
 
     symbols: Sequence[str]
@@ -63,8 +63,8 @@ class Place:
     is encoded anew.
 
     Args:
-        folder: where; it need not exist.
-        sha256: of the text.
+        folder: the text's folder in the cache; it need not exist.
+        sha256: SHA-256 of the text.
     """
 
     folder: Path
@@ -96,9 +96,9 @@ class Place:
 
         Args:
             symbols: the vocabulary.
-            bounds: where validation and test begin.
+            bounds: indices where validation and test begin.
             raw: numbers of all parts.
-            table: from numbers to codes.
+            table: code of each number.
 
         Raises:
             DataError: a cache that cannot be written to, or has no room.
@@ -144,7 +144,7 @@ class Numbers:
     fills up is an error then, and not a signal that ends the process. Use it in a ``with`` statement.
 
     Args:
-        place: beside which the file is made.
+        place: place in the cache beside which the file is made.
     """
 
     def __init__(self, place: Place) -> None:

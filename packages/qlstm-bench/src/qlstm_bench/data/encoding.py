@@ -26,7 +26,7 @@ class Corpus:
 
     Args:
         name: the dataset's name, or the file's.
-        sha256: of its bytes; of several parts, see :func:`qlstm_bench.data.files.join_digests`.
+        sha256: SHA-256 of its bytes; of several parts, see :func:`qlstm_bench.data.files.join_digests`.
         parts: the training, validation and test parts, or one part that is to be split. Each is called once
             and yields pieces: any for characters, whole lines for words.
         split: where validation and test begin in a text of so many symbols; for one part.

@@ -24,7 +24,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     each dimension as a big-endian integer of four bytes. No more is unpacked than these announce.
 
     Args:
-        path: of the file, compressed or not.
+        path: path of the file, compressed or not.
         shape: expected.
 
     Raises:

@@ -15,7 +15,7 @@ class Holding:
     """What there is of one dataset.
 
     Args:
-        dataset: which.
+        dataset: the dataset that is held.
         found: files by the path where they are; empty for a dataset that needs none.
         missing: files that would be downloaded.
     """

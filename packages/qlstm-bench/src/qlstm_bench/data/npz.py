@@ -30,7 +30,7 @@ def read_npz(
     """Return the arrays of an ``.npz`` file by name, and the SHA-256 of its bytes.
 
     Args:
-        path: of the file.
+        path: path of the file.
         layouts: the sets of names that it may hold: one of them, and nothing else.
         expected: these sets in words, for messages.
 

@@ -24,8 +24,8 @@ class DataFile:
     Args:
         path: folder and name, as in ``ptb/ptb.char.train.txt``.
         size: bytes.
-        sha256: of its bytes.
-        url: where it is published.
+        sha256: SHA-256 of its bytes.
+        url: address where it is published.
         exact: whether a copy in ``$QLSTM_DATA`` must be the published bytes. Where it need not, its content
             is checked instead, and a ``.gz`` file may be there unpacked, under its name without that ending.
     """

@@ -45,7 +45,7 @@ class Sequences:
             are ``(n,)``, from 0.
         valid, test: likewise, with values of the same dtype.
         classes: number of labels.
-        sha256: of the bytes that they were made from.
+        sha256: SHA-256 of the bytes that they were made from.
     """
 
     name: str
@@ -80,7 +80,7 @@ def make_sequences(name: str, parts: Mapping[str, Part], sha256: str) -> Sequenc
     Args:
         name: what to call them in messages and reports.
         parts: ``train``, ``valid`` and ``test``.
-        sha256: of the bytes that they were made from.
+        sha256: SHA-256 of the bytes that they were made from.
 
     Raises:
         DataError: shapes, dtypes, counts or labels that do not fit.

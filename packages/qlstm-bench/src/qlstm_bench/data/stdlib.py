@@ -25,7 +25,7 @@ def stdlib_corpus(folder: Path | None = None) -> Corpus:
     the Python version: its SHA-256 is recorded with every run.
 
     Args:
-        folder: where the modules are; this Python's own by default.
+        folder: folder of the modules; this Python's own by default.
 
     Raises:
         DataError: no sources there (a Python that ships compiled files only).

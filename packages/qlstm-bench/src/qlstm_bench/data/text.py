@@ -33,7 +33,7 @@ class Text:
         train: codes of the training part, ``(symbols,)``.
         valid: codes of the validation part.
         test: codes of the test part.
-        sha256: of the bytes that the text was made from, one file after the other.
+        sha256: SHA-256 of the bytes that the text was made from, one file after the other.
     """
 
     name: str

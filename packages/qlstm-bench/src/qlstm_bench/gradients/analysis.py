@@ -105,8 +105,8 @@ class LayerAnalysis:
     """All that was measured of one layer and direction; :meth:`summary` is what is kept of it.
 
     Args:
-        layer: that was measured, or the copy of it.
-        gradients: of the loss, by state.
+        layer: the layer that was measured, or its copy.
+        gradients: gradients of the loss by the states.
         unrolled, lambdas: ``None`` where the bounds are not known: see ``reason``.
         bounds: both sides; ``None`` also where they were not asked for.
         reason: why there are no bounds.
@@ -164,7 +164,7 @@ def analyze_gradients(
 
     Args:
         layer: the layer that they are of.
-        gradients: of each of its layers and directions.
+        gradients: gradients of each of its layers and directions.
         both_sides: whether to compute both sides of the inequality.
     """
     found = []

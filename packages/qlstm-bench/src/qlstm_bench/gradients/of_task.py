@@ -26,7 +26,7 @@ def task_gradients(task: Task, model: nn.Module, seed: int) -> list[StateGradien
     Args:
         task: prepared.
         model: any model of the task.
-        seed: of the copy's random choices.
+        seed: seed of the copy's random choices.
     """
     return _gradients(task, _copy(model), seed)
 
@@ -37,7 +37,7 @@ def task_gradient_norms(task: Task, model: nn.Module, seed: int) -> list[StateGr
     Args:
         task: prepared.
         model: any model of the task; it stays as it is.
-        seed: of the random choices of the copy that is measured.
+        seed: seed of the random choices of the copy that is measured.
     """
     return [gradients.norms() for gradients in task_gradients(task, model, seed)]
 
@@ -67,7 +67,7 @@ def analyze_task(task: Task, model: nn.Module, seed: int, *, both_sides: bool = 
     Args:
         task: prepared.
         model: any model of the task.
-        seed: of the copy's random choices.
+        seed: seed of the copy's random choices.
         both_sides: whether to compute both sides of the inequality; λ1 and λ2 alone cost less.
     """
     measured = _copy(model)
@@ -82,7 +82,7 @@ def measure_stability(
     Args:
         task: prepared.
         model: any model of the task; it stays as it is.
-        seed: of the random choices of the copy that is measured.
+        seed: seed of the random choices of the copy that is measured.
     """
     layers = [layer.summary() for layer in analyze_task(task, model, seed, both_sides=False)]
     norms = [layer.norms for layer in layers]

@@ -17,7 +17,7 @@ def check_loggers(names: Sequence[str], out: Path) -> None:
     """See, before any training, that loggers can work.
 
     Args:
-        names: of the loggers.
+        names: names of the loggers.
         out: folder of the runs.
 
     Raises:

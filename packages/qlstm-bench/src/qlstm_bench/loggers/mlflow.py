@@ -35,7 +35,7 @@ class _Log:
     """A run of ours as one of MLflow's.
 
     Args:
-        client: of the store.
+        client: client of the store.
         run_id: MLflow's.
         last: step that was logged last.
     """

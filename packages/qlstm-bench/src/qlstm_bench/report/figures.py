@@ -29,9 +29,9 @@ def draw_curves(axes: Axes, records: Sequence[Record], normalizers: Sequence[str
     """Draw the figure of merit in validation against optimizer steps; a cross marks where a run diverged.
 
     Args:
-        axes: to draw on.
-        records: of one section.
-        normalizers: all that the report shows, in the order of their colours.
+        axes: the axes to draw on.
+        records: the runs of one section.
+        normalizers: all normalisers that the report shows, in the order of their colours.
     """
     for record in records:
         steps, values = (
@@ -56,9 +56,9 @@ def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequ
     """Draw ``‖∂ξ_T/∂h_t‖`` of the first layer, relative to its value at T, on a log axis.
 
     Args:
-        axes: to draw on.
-        records: of one section.
-        normalizers: all that the report shows, in the order of their colours.
+        axes: the axes to draw on.
+        records: the runs of one section.
+        normalizers: all normalisers that the report shows, in the order of their colours.
     """
     for record in records:
         if not record.result.gradient_norms or not record.result.gradient_norms[0].norms:
@@ -80,7 +80,7 @@ def draw_sizes(records: Sequence[Record]) -> str:
     layers of the same size.
 
     Args:
-        records: of one section.
+        records: the runs of one section.
     """
     normalizers = sorted({record.result.normalizer for record in records}, key=_none_first)
     quantizers = list(by_quantizer(records))
@@ -144,7 +144,7 @@ def draw_panels(records: Sequence[Record], draw: Draw) -> dict[str, str]:
     """Return one figure per quantizer as SVG, all with the same axes.
 
     Args:
-        records: of one section.
+        records: the runs of one section.
         draw: :func:`draw_curves` or :func:`draw_gradient_norms`.
     """
     with mpl.rc_context(STYLE):
@@ -163,8 +163,8 @@ def draw_overview(records: Sequence[Record], path: Path) -> None:
     """Write one PNG with the training curves above the gradient norms, a column per quantizer.
 
     Args:
-        records: of one section.
-        path: of the file.
+        records: the runs of one section.
+        path: path of the file.
     """
     quantizers = list(by_quantizer(records))
     with mpl.rc_context(STYLE):

@@ -22,8 +22,8 @@ def write_html(records: Sequence[Record], path: Path) -> None:
     """Write the report of runs that have ended, in the order given.
 
     Args:
-        records: from :func:`qlstm_bench.report.collect`; at least one.
-        path: of the file; its folder must exist.
+        records: runs from :func:`qlstm_bench.report.collect`; at least one.
+        path: path of the file; its folder must exist.
     """
     environment = Environment(
         loader=PackageLoader("qlstm_bench.report", "."),
@@ -92,7 +92,7 @@ def _facts(records: list[Record], shown: Sequence[str]) -> dict[str, str]:
     """Return the settings and circumstances of the runs; several values where they differ.
 
     Args:
-        records: of one section.
+        records: the runs of one section.
         shown: settings that the table has a column for.
     """
     columns = {"task", "data", "quantizer", "normalizer", *shown}

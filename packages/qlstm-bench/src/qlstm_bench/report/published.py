@@ -17,8 +17,8 @@ class Published:
     """A figure that a paper gives.
 
     Args:
-        figure: in the unit of the task's figure of merit.
-        size_kb: of the recurrent layer, in 1024 bytes, if the paper says.
+        figure: the published figure, in the unit of the task's figure of merit.
+        size_kb: size of the recurrent layer in 1024 bytes, if the paper gives it.
         hidden: units of the paper's layer.
         source: paper and table.
     """

@@ -89,7 +89,7 @@ def _each_once(records: Iterable[Record], problems: list[str]) -> list[Record]:
     """Return the records without copies of a run's folder, which are no further seeds.
 
     Args:
-        records: in the order in which they were found.
+        records: the runs in the order in which they were found.
         problems: gets a line for each that is left out.
     """
     kept: dict[tuple[str, ...], Record] = {}

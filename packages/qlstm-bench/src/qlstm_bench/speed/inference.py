@@ -71,8 +71,8 @@ class RunTiming:
     """The duration of one network in one scenario.
 
     Args:
-        scenario: how it was run.
-        name: of the network or peer.
+        scenario: the scenario in which it was run.
+        name: name of the network or peer.
         timing: seconds per time step.
         ratios: how many times faster than each reference, ``FLOAT32`` and, if here, ``INT8``: medians of the
             ratios within rounds.
@@ -102,10 +102,10 @@ def compare_inference(
 
     Args:
         scenarios: ways of running.
-        quantizers: of the packed networks.
-        normalizer: of the packed networks.
-        activation_bits: of their tables.
-        rounds: how often each is timed.
+        quantizers: quantizers of the packed networks.
+        normalizer: normaliser of the packed networks.
+        activation_bits: bits of their activation tables.
+        rounds: number of times that each is timed.
         done: told the share of the work that is done, between 0 and 1.
 
     Raises:

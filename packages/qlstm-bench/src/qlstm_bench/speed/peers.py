@@ -33,7 +33,7 @@ class Peer:
     """An LSTM of one layer and direction.
 
     Args:
-        name: as in the table.
+        name: name in the table.
         forward: from input ``(steps, batch, input)`` and state, ``(1, batch, hidden)`` each, to output
             ``(steps, batch, hidden)`` and state.
     """

@@ -72,8 +72,8 @@ def interleaved(
     ``seconds``. The order is turned round in every second round. The garbage collector waits meanwhile.
 
     Args:
-        cases: with names that differ.
-        rounds: how often each is measured.
+        cases: cases with names that differ.
+        rounds: number of times that each is measured.
         seconds: the least duration of one measurement.
         clock: a clock in seconds.
         done: told, after each measurement, how many there have been.
@@ -107,7 +107,7 @@ def part_of(
     Args:
         done: told a share between 0 and 1.
         number, total: which part it is, from 0, of how many alike.
-        measurements: in this part.
+        measurements: number of measurements in this part.
     """
     return lambda measured: done((number + measured / measurements) / total)
 

@@ -64,12 +64,12 @@ class StepTiming:
     """The duration of a training step of one layer.
 
     Args:
-        shape: its size.
-        threads: how many threads torch used.
+        shape: size of the layer and its input.
+        threads: number of threads that torch used.
         name: of the normaliser, with ``"loop"`` where the readable loop was asked for; or the peer's.
         route: the path that the layer took.
         timing: seconds per training step.
-        ratio: to the peer's, within rounds; the median.
+        ratio: median over the rounds of its duration over the peer's in the same round.
         ratio_of_best: smallest to smallest.
     """
 
@@ -97,10 +97,10 @@ def compare_training_steps(
     Args:
         shapes: sizes to measure.
         threads: numbers of threads to measure with.
-        normalizers: of the layers beside ``torch.nn.LSTM``.
-        quantizer: of these layers.
+        normalizers: normalisers of the layers beside ``torch.nn.LSTM``.
+        quantizer: quantizer of these layers.
         loops: measure the readable loop without and with layer normalisation, too.
-        rounds: how often each is timed.
+        rounds: number of times that each is timed.
         done: told the share of the work that is done, between 0 and 1.
 
     Raises:

@@ -67,7 +67,7 @@ class Ending:
     """How one run of a sweep ended.
 
     Args:
-        number: of the run in the sweep.
+        number: number of the run in the sweep.
         outcome: what became of it; ``None`` where it failed.
         error: why it failed, in one line.
     """
@@ -91,7 +91,7 @@ def local_workers(count: int | None = None) -> Iterator[Client]:
     """Start worker processes of one thread each on this machine, keep up their number, and end them.
 
     Args:
-        count: how many; default: one for each core that this process may use.
+        count: number of workers; default: one for each core that this process may use.
     """
     with dask.config.set(_SETTINGS), ExitStack() as stack:
         try:
@@ -156,9 +156,9 @@ def run_all(
     interrupted, the runs under way stop after their current step and can go on later.
 
     Args:
-        configs: of the runs.
+        configs: settings of the runs.
         out: folder of the runs; for workers on other machines, one that they share.
-        client: of the workers.
+        client: client of the workers' scheduler.
         force: train again what has finished.
         follow: told how far each run is, in another thread.
     """

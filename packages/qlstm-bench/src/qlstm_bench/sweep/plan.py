@@ -30,7 +30,7 @@ class Plan:
         scale: the size chosen, if the file has any.
         about: what the size is for, and what differs from the paper.
         minutes: how long it takes on two cores, roughly, if the file says so.
-        configs: of the runs, each once, in the order of the file.
+        configs: settings of the runs, each once, in the order of the file.
     """
 
     title: str
@@ -203,7 +203,7 @@ def _check_size(parts: Sequence[Mapping[str, _Item]], chosen: _Chosen, document:
     """Refuse a sweep of too many runs, before any of them is built.
 
     Args:
-        parts: of whose values all combinations are runs.
+        parts: settings with their values, all combinations of which are runs.
     """
     combinations = sum(prod(len(item.values) for item in items.values()) for items in parts)
     seeds = len(chosen.seeds)

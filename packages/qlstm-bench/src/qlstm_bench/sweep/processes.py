@@ -34,7 +34,7 @@ class Workers:
 
     Args:
         scheduler: address of the scheduler that they serve.
-        count: how many.
+        count: number of processes.
     """
 
     def __init__(self, scheduler: str, count: int) -> None:
@@ -98,7 +98,7 @@ def serve(scheduler: str, config: Mapping[str, Any]) -> None:
     """What a process does: serve a scheduler until it closes.
 
     Args:
-        scheduler: its address.
+        scheduler: address of the scheduler.
         config: Dask's, of the process that started this one.
     """
     # Ctrl-C reaches all processes of a terminal: the sweep stops them.

@@ -45,8 +45,8 @@ class Board:
     """Shows the runs of a sweep on stderr.
 
     Args:
-        labels: of the runs.
-        console: to write on.
+        labels: labels of the runs.
+        console: console to write on.
     """
 
     def __init__(self, labels: Sequence[str], console: Console | None = None) -> None:
@@ -138,7 +138,7 @@ def run_watched(
     """Train every run, showing on stderr how far each is.
 
     Args:
-        configs: of the runs.
+        configs: settings of the runs.
         labels: what tells them apart.
         out: folder of the runs.
         workers: as :func:`qlstm_bench.sweep.cluster.local_workers` or ``workers_of`` returns.

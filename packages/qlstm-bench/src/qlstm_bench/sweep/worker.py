@@ -30,11 +30,11 @@ def train_one(settings: Mapping[str, Any], out: Path, force: bool, sweep: str, n
     """Train a run to its end; wait where another process trains it.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         out: folder of the runs.
         force: train again what has finished.
         sweep: topic of the events that tell how far the run is.
-        number: of the run in its sweep.
+        number: number of the run in its sweep.
 
     Returns:
         what became of it, or ``None`` where the sweep was stopped.

@@ -19,9 +19,9 @@ class Document:
     """The value of a YAML text, and where its parts stand.
 
     Args:
-        name: of the file, for messages.
+        name: name of the file, for messages.
         value: dicts, lists and scalars.
-        lines: of each part, counted from 1.
+        lines: line of each part, counted from 1.
     """
 
     name: str

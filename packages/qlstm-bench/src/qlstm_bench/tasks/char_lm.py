@@ -32,7 +32,7 @@ class CharLanguageModel(nn.Module):
 
         Args:
             characters: ``(T, B)``, integers.
-            state: as the layer's; zeros by default.
+            state: initial state of the layer; zeros by default.
         """
         h, state = self.recurrent(characters, state)
         return self.output(h), state

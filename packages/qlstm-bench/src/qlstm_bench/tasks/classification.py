@@ -21,7 +21,7 @@ class SequenceClassifier(nn.Module):
     """A recurrent layer, and a linear one on its last output: ``logits = V h_T + a``.
 
     Args:
-        recurrent: any.
+        recurrent: any recurrent layer.
         classes: number of labels.
     """
 

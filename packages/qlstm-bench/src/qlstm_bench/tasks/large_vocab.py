@@ -39,7 +39,7 @@ class SampledWordLanguageModel(WordLanguageModel):
 
         Args:
             words: ``(T, B)``, integers.
-            state: as the recurrent layer's; zeros by default.
+            state: initial state of the recurrent layer; zeros by default.
             following: the next words, ``(T, B)``.
         """
         h, state = self.features(words, state)

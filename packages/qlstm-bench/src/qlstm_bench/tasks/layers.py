@@ -27,7 +27,7 @@ def make_layer(
         config: gives the cell and its options, units, layers and dropout.
         input_size: features, or number of tokens.
         quantizer, normalizer: names, as text.
-        dropout: between layers, instead of the setting.
+        dropout: dropout between layers, instead of the setting.
 
     Raises:
         ConfigError: sizes that do not fit the cell.

@@ -16,7 +16,7 @@ class Draw:
 
     Args:
         words: ``(S,)``, int64.
-        tries: how often a word was drawn until there were S different ones.
+        tries: number of words drawn until there were S different ones.
     """
 
     words: Tensor
@@ -31,7 +31,7 @@ def draw_words(count: int, vocabulary: int, device: torch.device | None = None) 
     Args:
         count: below the vocabulary's size.
         vocabulary: V.
-        device: where to draw.
+        device: device of the sample.
     """
     drawn = _log_uniform(2 * count, vocabulary, device)
     while len(words := drawn.unique()) < count:
@@ -63,7 +63,7 @@ def sampled_cross_entropy(
 
     Args:
         features: h, ``(N, d)``.
-        weight: of the output layer, ``(V, d)``.
+        weight: weight of the output layer, ``(V, d)``.
         bias: a, ``(V,)``.
         targets: ``(N,)``, int64.
         draw: S different words.

@@ -39,7 +39,7 @@ class Task(ABC):
             the sequences side by side. Data parallel training splits along it.
         given_data: what a program gave as ``data`` instead of a name; ``None`` otherwise.
         dataset: name of the data.
-        dataset_sha256: of the data's bytes.
+        dataset_sha256: SHA-256 of the data's bytes.
         steps_per_epoch: optimizer steps in one pass over the training part.
     """
 
@@ -79,8 +79,8 @@ class Task(ABC):
         """Return the mean loss of a batch in nats, and the state to carry on: detached tensors, or ``None``.
 
         Args:
-            model: in training mode.
-            batch: from :meth:`batch`, on the model's device.
+            model: a model in training mode.
+            batch: a batch from :meth:`batch`, on the model's device.
             state: what the previous step returned; ``None`` at the start of each epoch.
         """
 

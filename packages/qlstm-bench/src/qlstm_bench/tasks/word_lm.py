@@ -51,7 +51,7 @@ class WordLanguageModel(nn.Module):
 
         Args:
             words: ``(T, B)``, integers.
-            state: as the recurrent layer's; zeros by default.
+            state: initial state of the recurrent layer; zeros by default.
         """
         h, state = self.features(words, state)
         return self.output(h), state

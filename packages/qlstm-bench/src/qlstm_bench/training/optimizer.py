@@ -43,7 +43,7 @@ def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> 
     """Return the optimizer that the settings ask for.
 
     Args:
-        model: whose parameters it holds.
+        model: the model whose parameters it holds.
         config: gives its name, the learning rate, and maybe ``quantized_lr``.
         quantized_lr: learning rate of quantized weights as a multiple, where the settings give none.
     """
@@ -89,8 +89,8 @@ class Schedule:
 
     Args:
         config: gives these settings.
-        optimizer: whose rates change.
-        higher_is_better: of the figure of merit.
+        optimizer: the optimizer whose rates change.
+        higher_is_better: whether a larger figure of merit is the better one.
     """
 
     def __init__(self, config: RunConfig, optimizer: torch.optim.Optimizer, higher_is_better: bool) -> None:
@@ -148,7 +148,7 @@ def clip_gradients_(model: nn.Module, limit: float, *, apart: bool = False) -> f
     they do here. It is infinite or NaN only where a gradient is.
 
     Args:
-        model: whose parameters have gradients.
+        model: a model whose parameters have gradients.
         limit: largest norm.
         apart: give the parameters of recurrent layers a norm of their own, and the rest another. One norm
             over all, the paper's, scales the output layer's gradient to nothing where those of the recurrent

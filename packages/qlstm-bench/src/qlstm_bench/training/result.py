@@ -19,7 +19,7 @@ class DatasetRecord(BaseModel):
 
     Args:
         name: the dataset's, or the file's.
-        sha256: of its bytes.
+        sha256: SHA-256 of its bytes.
     """
 
     name: str
@@ -70,12 +70,12 @@ class Result(BaseModel):
             :func:`qlstm_bench.gradients.measure_stability` and ``clipped_share`` measure.
         gradient_norms: through time, after training, of each layer and direction.
         steps: optimizer steps done.
-        storage_bytes: of the recurrent layer as deployed.
-        float32_bytes: of the same layer without quantizer and normaliser.
+        storage_bytes: size of the recurrent layer as deployed.
+        float32_bytes: size of the same layer without quantizer and normaliser.
         dataset: what it was trained on.
-        device: where.
-        versions: of Python, PyTorch, NumPy and every plugin.
-        git_commit: of the repository around the working directory, if any.
+        device: device of the training.
+        versions: versions of Python, PyTorch, NumPy and every plugin.
+        git_commit: commit of the repository around the working directory, if any.
         wall_s: seconds of training, over all sessions; without those that loggers and other hooks take.
     """
 

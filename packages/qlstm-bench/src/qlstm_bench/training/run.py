@@ -83,7 +83,7 @@ class Outcome:
     """What became of a run.
 
     Args:
-        run: where it is.
+        run: the run and its directory.
         result: what its result.json holds.
         reused: whether it had finished before and was not repeated.
     """
@@ -142,7 +142,7 @@ def train(
             task takes, such as a torch Dataset.
         out: folder that holds the run's directory.
         force: train again, from the start, what has finished or was interrupted.
-        listen: told of every step.
+        listen: function that is told of every step.
 
     Raises:
         ConfigError, PluginError, DataError, RunError: before any training.

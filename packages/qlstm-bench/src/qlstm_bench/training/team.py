@@ -59,8 +59,8 @@ class Team:
     """The processes that train together. A process alone is a team of one, and everything below is its own.
 
     Args:
-        fabric: of this process.
-        axis: which dimension of batches and states counts the sequences.
+        fabric: Fabric of this process.
+        axis: dimension of batches and states that counts the sequences.
     """
 
     def __init__(self, fabric: Fabric, axis: int) -> None:

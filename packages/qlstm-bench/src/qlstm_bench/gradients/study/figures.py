@@ -23,7 +23,7 @@ class Line:
 
     Args:
         quantizer, normalizer: choose the panel, and the line's colour and dashes.
-        layers: as measured last.
+        layers: its layers as measured last.
         recorded: during training.
         suffix: follows the normaliser in the legend.
     """
@@ -102,7 +102,7 @@ def panels(lines: Sequence[Line], draw: Draw, height: float = 3.1) -> Figure:
     Args:
         lines: at least one.
         draw: :func:`draw_norms` or another of this module.
-        height: of the panels, in inches.
+        height: height of the panels, in inches.
     """
     quantizers = list(dict.fromkeys(line.quantizer for line in lines))
     labels = sorted(
@@ -200,7 +200,7 @@ def draw_figures(lines: Sequence[Line]) -> dict[str, Figure]:
     """Return every figure that the lines have data for, by name.
 
     Args:
-        lines: of one dataset, in the order of the panels.
+        lines: lines of one dataset, in the order of the panels.
     """
     with mpl.rc_context(STYLE):
         figures = {"norms": panels(lines, draw_norms)}
@@ -261,7 +261,7 @@ def draw_gain_effect(effects: Mapping[str, Sequence[GainEffect]]) -> Figure:
     """Return the gradient's growth through time, and λ1, against the multiple of the recurrent gains.
 
     Args:
-        effects: by the network's title.
+        effects: effects of the gains, by the network's title.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.6), layout="constrained")

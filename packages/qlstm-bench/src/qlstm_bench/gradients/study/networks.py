@@ -27,9 +27,9 @@ class Measurement:
     """One network on one batch.
 
     Args:
-        name: of its run or file.
+        name: name of its run or file.
         dataset: what it was trained on.
-        cell, quantizer, normalizer: of its layers, as measured.
+        cell, quantizer, normalizer: settings of its layers, as measured.
         trained_as: quantizer and normaliser that it was trained with.
         layers: one for each layer and direction.
         recorded: what was recorded during training, if anything.
@@ -67,7 +67,7 @@ class GainEffect:
     Args:
         factor: the multiple.
         decades: log10 of the largest over the smallest gradient norm.
-        growth: of the gradient from the last step to the first.
+        growth: growth of the gradient from the last step to the first.
         lambda1: median over the steps.
     """
 
@@ -82,10 +82,10 @@ class Network:
     """A trained network and its task, ready to be measured.
 
     Args:
-        name: of its run or file.
-        config: its settings.
+        name: name of its run or file.
+        config: settings of its run.
         task: prepared.
-        model: with the trained parameters.
+        model: the model with the trained parameters.
         recorded: what was recorded during training.
     """
 

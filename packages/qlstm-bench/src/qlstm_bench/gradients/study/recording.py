@@ -26,7 +26,7 @@ class Recording(BaseModel):
     """What was measured after one optimizer step.
 
     Args:
-        step: how many steps had been done.
+        step: number of steps that had been done.
         layers: one for each layer and direction.
     """
 
@@ -40,8 +40,8 @@ class GradientRecorder:
     """Measures a model as it trains, on the first sequences of validation; the training stays as it is.
 
     Args:
-        run: whose folder gets ``gradients.jsonl``.
-        task: that is trained.
+        run: the run whose folder gets ``gradients.jsonl``.
+        task: the task that is trained.
         every: optimizer steps between two measurements; ``None``: never. The model is also measured before
             the first step.
     """
@@ -55,7 +55,7 @@ class GradientRecorder:
 
         Args:
             step: optimizer steps done before.
-            model: as it is after these.
+            model: the model after these steps.
         """
         if step == 0:
             self.record(0, model)
@@ -65,7 +65,7 @@ class GradientRecorder:
 
         Args:
             step: optimizer steps done.
-            model: of the task.
+            model: a model of the task.
         """
         if self._every is None or step % self._every:
             return {}

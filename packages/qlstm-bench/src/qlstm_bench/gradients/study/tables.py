@@ -211,7 +211,7 @@ def gains_table(effects: dict[str, list[GainEffect]]) -> str:
     """Return the effect of the gains as text.
 
     Args:
-        effects: by the network's title.
+        effects: effects of the gains, by the network's title.
     """
     rows = [
         (title, _short(e.factor), _short(e.decades), format_growth(e.growth), _short(e.lambda1))

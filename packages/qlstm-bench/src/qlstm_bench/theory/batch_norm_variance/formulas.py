@@ -53,7 +53,7 @@ def paper_forward(kind: str, widths: Sequence[int], layer: int) -> float:
     """Return V(s^l) as printed: ``V(x)·Π_{l'=1}^{l−1} K_{l'}·V(w^{l'})``, V(x) = 1.
 
     Args:
-        kind: of the weights.
+        kind: kind of the weights.
         widths: K_0 … K_L.
         layer: l, from 1.
     """
@@ -82,11 +82,11 @@ def paper_backward(kind: str, widths: Sequence[int], layer: int, batch: int, *, 
     for binary and ternary weights, up to o(1/B^{1−ε}), ``K_{l'+1}/K_{l'−1}``.
 
     Args:
-        kind: of the weights.
+        kind: kind of the weights.
         widths: K_0 … K_L.
         layer: l, from 1.
         batch: B.
-        normalize: with batch normalisation.
+        normalize: whether there is batch normalisation.
     """
     layers = range(layer, len(widths) - 1)
     if not normalize:

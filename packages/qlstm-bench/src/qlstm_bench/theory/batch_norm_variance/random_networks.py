@@ -92,11 +92,11 @@ def measure_variances(
     standard normal as well.
 
     Args:
-        kind: of the weights, as for :func:`draw_weight`.
+        kind: kind of the weights, as for :func:`draw_weight`.
         activation: one of :data:`ACTIVATIONS`.
         widths: K_0 … K_L.
         batch: B.
-        normalize: with batch normalisation before each activation.
+        normalize: whether there is batch normalisation before each activation.
         generator: source of randomness.
     """
     f = ACTIVATIONS[activation]

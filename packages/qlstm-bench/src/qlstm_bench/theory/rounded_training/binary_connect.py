@@ -81,7 +81,7 @@ def secant_root(problem: Problem, delta: float) -> Array:
     given cancel: a share p of the steps is at b, with ``(1 − p)·F'(a) + p·F'(b) = 0``.
 
     Args:
-        problem: of one weight, with a gradient without noise.
+        problem: problem of one weight, with a gradient without noise.
         delta: Δ.
     """
     below = math.floor(problem.minimizer[0] / delta) * delta

@@ -72,7 +72,7 @@ def logistic(dimension: int, strength: float, rows: int, rng: np.random.Generato
     Args:
         dimension: d.
         strength: λ, which is μ.
-        rows: how many.
+        rows: number of rows of data.
         rng: draws features ±1/√d and labels from a logistic model.
     """
     features = rng.choice([-1.0, 1.0], (rows, dimension)) / math.sqrt(dimension)

@@ -36,7 +36,7 @@ class Problem:
         arrays: what ``gradient`` reads, all float64.
         excess: ``F(w) − F(w*)`` of rows ``(n, d)``, as ``(n,)``.
         minimizer: w*, ``(d,)``.
-        hessian: of F at w*, ``(d, d)``.
+        hessian: Hessian of F at w*, ``(d, d)``.
         convexity: μ.
         hessian_lipschitz: L2.
     """

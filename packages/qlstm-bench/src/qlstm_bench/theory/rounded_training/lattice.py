@@ -24,7 +24,7 @@ def toy(w: Array) -> Array:
     """Return three quadratic wells: w² + 2 below 1, (w − 2.5)² + 0.75 below 3.5, (w − 4.75)² + 0.19 beyond.
 
     Args:
-        w: any shape.
+        w: weights of any shape.
     """
     pieces = [(w - centre) ** 2 + height for centre, height in _WELLS]
     value: Array = np.select([w < border for border in _BORDERS], pieces[:-1], pieces[-1])
@@ -103,7 +103,7 @@ class Lattice:
 
         Args:
             rate: α, the same at every step.
-            steps: of each chain.
+            steps: number of steps of each chain.
             rng: source of randomness; left further on.
             start: first weights, ``(chains, dimension)``.
             binary_connect: BC, whose last weights are the real ones, instead of SR.

@@ -73,7 +73,7 @@ def stationary(matrix: Array) -> Array:
     """Return π with ``π·T = π`` and sum 1, by elimination without subtraction: tiny shares keep their digits.
 
     Args:
-        matrix: of an irreducible chain, rows sum to 1.
+        matrix: transition matrix of an irreducible chain, whose rows sum to 1.
 
     Source: Grassmann, Taksar, Heyman 1985, "Regenerative analysis and steady state distributions for Markov
         chains".
@@ -154,8 +154,8 @@ class MarkovLimit(Experiment):
 
     rate: tuple[float, ...] = Field(default=(0.3, 0.1, 0.03, 0.01, 0.003), description="α, learning rate")
     delta: float = Field(default=0.5, ge=0.1, le=2, description="Δ, distance of grid points")
-    noise: float = Field(default=2.0, gt=0, description="σ of the gradient")
-    dimensions: tuple[int, ...] = Field(default=(1, 2), description="1, 2, or both")
+    noise: float = Field(default=2.0, gt=0, description="σ, standard deviation of the gradient")
+    dimensions: tuple[int, ...] = Field(default=(1, 2), description="d, number of weights: 1, 2, or both")
     steps: int = Field(default=400_000, ge=100, le=100_000_000, description="steps of each chain")
     chains: int = Field(default=32, ge=1, description="independent chains")
 

@@ -49,7 +49,7 @@ class ToyHistograms(Experiment):
         default=(1.0, 0.1, 0.01, 0.001), description="α, in the order of their use"
     )
     delta: float = Field(default=0.5, ge=0.1, le=2, description="Δ, distance of grid points")
-    noise: float = Field(default=2.0, gt=0, description="σ of the gradient")
+    noise: float = Field(default=2.0, gt=0, description="σ, standard deviation of the gradient")
     steps: int = Field(default=1_000_000, ge=100, le=100_000_000, description="iterations per rate and chain")
     chains: int = Field(default=16, ge=1, description="independent chains")
 

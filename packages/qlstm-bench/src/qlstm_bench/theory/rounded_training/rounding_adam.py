@@ -55,7 +55,7 @@ class Flips:
 
     Args:
         delta: Δ.
-        mode: of the rounding; nothing is predicted for BC, whose real weights are not at hand.
+        mode: mode of the rounding; nothing is predicted for BC, whose real weights are not at hand.
         expected: sum of all flip probabilities.
         variance: sum of p(1 − p).
         counted: number of moves.
@@ -108,14 +108,14 @@ def train_rounded(
 
     Args:
         task: prepared.
-        mode: of the rounding; ``None`` leaves the weights at full precision.
+        mode: mode of the rounding; ``None`` leaves the weights at full precision.
         delta: Δ, distance of the two grid points.
         rate: Adam's learning rate.
         clip: largest norm of the gradient.
-        steps: of the optimizer.
-        seed: of the initial weights and of the rounding.
-        normalizer: of the recurrent layer.
-        progress: told the share that is done.
+        steps: number of steps of the optimizer.
+        seed: seed of the initial weights and of the rounding.
+        normalizer: normaliser of the recurrent layer.
+        progress: function that is told the share that is done.
     """
     torch.manual_seed(seed)
     model = task.model("none", normalizer)
@@ -168,7 +168,7 @@ class RoundingAdam(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379, table 1 and figure of exploration and exploitation.
     """
 
-    task: tuple[str, ...] = Field(default=("digits", "char-lm"), description="tasks")
+    task: tuple[str, ...] = Field(default=("digits", "char-lm"), description="recurrent tasks to train on")
     delta: float = Field(default=1.0, gt=0, description="Δ, distance of the two grid points")
     rate: float = Field(default=0.005, gt=0, description="Adam's learning rate")
     hidden: int = Field(default=48, ge=2, description="units of the recurrent layer")
@@ -176,7 +176,7 @@ class RoundingAdam(Experiment):
     big: int = Field(default=6, ge=2, description="how many times larger big batches are")
     steps: int = Field(default=800, ge=2, description="optimizer steps")
     runs: int = Field(default=1, ge=1, description="trainings of each method, with seeds from --seed on")
-    normalizer: str = Field(default="layer", description="of the recurrent layer")
+    normalizer: str = Field(default="layer", description="normaliser of the recurrent layer")
 
     def run(self, progress: Progress = lambda share: None) -> Findings:
         """Train with every method, on every task."""
