@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers import RecurrentLayer
 from qlstm_core.layers.border import watched
-from qlstm_core.layers.call import SequenceCall, bare
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.layers.checks import check_features, check_state, check_tokens
+from qlstm_core.layers.torch_call import SequenceCall, bare
 from qlstm_core.packed import file_format
 from qlstm_core.packed.engine.kernel_calls import bind, resolve
 from qlstm_core.packed.engine.loop import run

@@ -19,7 +19,7 @@ Rows = slice | Tensor
 
 
 class _Normalized(NamedTuple):
-    """One side of a step, ``(n, segments, units)``: ``value = gain ⊙ z + bias``, ``z = (p − μ) · scale``."""
+    """One side of a step, ``(n, segments, units)``: ``value = gain ⊙ z + bias``, ``z = (p − μ) ⊙ scale``."""
 
     value: Tensor
     z: Tensor
@@ -37,42 +37,25 @@ class _Side:
 
     def measure(self, p: Tensor, count: int, rows: Rows) -> None:
         """Write the moments of p, for step ``count`` or for ``rows``; nothing where they are given."""
-        norm, (mean, spread) = self.norm, self.moments
-        if norm is None:
+        if self.norm is None or self.norm.uses_running:
             return
-        if norm.statistics == "batch":
-            if norm.training:
-                spread[count], mean[count] = torch.var_mean(p, 0, correction=0)
-        elif norm.centered:
-            variance, mean[rows] = torch.var_mean(p, 2, correction=0)
-            spread[rows] = torch.rsqrt(variance + norm.eps)
-        else:
-            mean[rows] = 0.0
-            spread[rows] = torch.rsqrt(p.square().mean(2) + norm.eps)
+        at = count if self.norm.statistics == "batch" else rows
+        for kept, measured in zip(self.moments, self.norm.measure(p), strict=True):
+            kept[at] = measured.squeeze(self.norm.axis)
 
     def normalize(self, p: Tensor, count: int, rows: Rows) -> _Normalized:
         """Normalise p with the moments of step ``count`` or of ``rows``."""
-        norm, (mean, spread) = self.norm, self.moments
         z, scale = p, torch.ones_like(self.gain)
-        if norm is not None and norm.statistics == "batch":
-            scale = torch.rsqrt(spread[count] + norm.eps)
-            z = (p - mean[count]) * scale
-        elif norm is not None:
-            scale = spread[rows].unsqueeze(2)
-            z = (p - mean[rows].unsqueeze(2)) * scale
+        if (norm := self.norm) is not None:
+            at = count if norm.statistics == "batch" else rows
+            mean, var = (kept[at].unsqueeze(norm.axis) for kept in self.moments)
+            z, scale = norm.normalize(p, mean, var)
         return _Normalized(z * self.gain + self.bias, z, scale)
 
     def back(self, d: Tensor, side: _Normalized) -> Tensor:
         """Return ∂L/∂p from ``d``, ∂L/∂value."""
-        norm, w = self.norm, d * self.gain
-        if norm is None:
-            return w
-        if norm.statistics == "batch" and not norm.training:
-            return w * side.scale
-        axis = 0 if norm.statistics == "batch" else 2
-        w = w - side.z * (w * side.z).mean(axis, keepdim=True)
-        # Where z has mean 0 it takes nothing from the mean of w.
-        return (w - w.mean(axis, keepdim=True) if norm.centered else w) * side.scale
+        d = d * self.gain
+        return d if self.norm is None else self.norm.pull_back(d, side.z, side.scale)
 
 
 class TorchPass(ABC):
