@@ -58,8 +58,8 @@ class _Side:
         return d if self.norm is None else self.norm.pull_back(d, side.z, side.scale)
 
 
-class TorchPass(ABC):
-    """All steps but for the gates; methods as :class:`qlstm_core.layers.fused.steps.Pass` has them.
+class TorchSteps(ABC):
+    """All steps but for the gates; methods as :class:`qlstm_core.layers.fused.steps.TimeSteps` has them.
 
     Attributes:
         direct: whether a step's h also goes back to the one before without a product, to which that adds.
@@ -97,7 +97,7 @@ class TorchPass(ABC):
         return rows.view(-1, self.plan.groups, self.plan.units)
 
     def forward(self, buffers: Forward, *, keep: bool) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         h, c, hidden, y = buffers
         projection = self.arguments.projection
         products = self.tape.p.flatten(1)
@@ -113,12 +113,12 @@ class TorchPass(ABC):
                 y[row : row + size] = h[:size]
 
     def start_backward(self, buffers: Backward) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         self.buffers = buffers
         self.sums = Sums.new(self.plan, buffers.dh, 1)
 
     def backward(self, chunk: Chunk) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         projection, buffers = self.arguments.projection, self.buffers
         self._multiply_input(chunk)
         for count in reversed(chunk.counts):
@@ -171,15 +171,15 @@ class TorchPass(ABC):
         return p.view(len(p), self.plan.groups, self.plan.gates, -1)
 
     def input_back(self, d: Tensor) -> None:  # noqa: B027  # nothing is left to do: see _step_back
-        """See Pass."""
+        """See TimeSteps."""
 
     def scatter(self, d: Tensor, first: int, table: Tensor) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         assert self.plan.tokens is not None
         table.index_add_(0, self.plan.tokens[first : first + len(d)], d)
 
     def gradients(self) -> Sums:
-        """See Pass."""
+        """See TimeSteps."""
         return self.sums
 
     @abstractmethod
@@ -209,7 +209,7 @@ class TorchPass(ABC):
         """
 
 
-class LSTMPass(TorchPass):
+class LSTMSteps(TorchSteps):
     """The LSTM's gates."""
 
     direct = False
@@ -246,7 +246,7 @@ class LSTMPass(TorchPass):
         return d, d
 
 
-class GRUPass(TorchPass):
+class GRUSteps(TorchSteps):
     """The GRU's gates."""
 
     direct = True
@@ -275,4 +275,4 @@ def _gru_gates(xs: Tensor, hs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return reset, update, (xs[:, :, 2] + reset * hs[:, :, 2]).tanh()
 
 
-TORCH_PASSES: dict[Cell, type[TorchPass]] = {LSTM_CELL: LSTMPass, GRU_CELL: GRUPass}
+TORCH_STEPS: dict[Cell, type[TorchSteps]] = {LSTM_CELL: LSTMSteps, GRU_CELL: GRUSteps}
