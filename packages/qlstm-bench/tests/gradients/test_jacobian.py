@@ -49,7 +49,7 @@ def test_equal_autograd_of_the_layer(title: str) -> None:
 
     def run(k: int, *state: Tensor) -> tuple[Tensor, ...]:
         for later in range(k, 5):
-            state, _ = run_step(u.path, u.x[later], state, later)
+            state, _ = run_step(u.prepared, u.x[later], state, later)
         return state
 
     def blocks(jacobian: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def test_equal_autograd_of_the_layer(title: str) -> None:
 
     for k in range(5):
         by_state = torch.autograd.functional.jacobian(
-            lambda *state, k=k: torch.cat(run_step(u.path, u.x[k], state, k)[0], -1), states(k)
+            lambda *state, k=k: torch.cat(run_step(u.prepared, u.x[k], state, k)[0], -1), states(k)
         )
         torch.testing.assert_close(jacobians[k], blocks(torch.cat(by_state, -1)), rtol=1e-9, atol=1e-12)
     stretch = state_stretch(u)

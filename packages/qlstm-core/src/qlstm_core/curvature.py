@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qlstm_core.interfaces import Quantizer
+from qlstm_core.layers.computed_weights import source_of
 from qlstm_core.layers.stack import RecurrentLayer
-from qlstm_core.layers.weights import source_of
 
 _SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Names under which torch's optimizers keep them: Adam's family, RMSprop and Adadelta, Adagrad."""
@@ -49,7 +49,7 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
     if not tracked:
         raise ValueError("no quantizer of this model needs second moments: track_curvature has nothing to do")
     for name, layer, key in tracked:
-        if not _holds(optimizer, source_of(layer, f"weight_{key}")):
+        if not _holds(optimizer, _source(layer, key)):
             raise ValueError(f"the optimizer does not hold {name}, whose quantizer needs its second moments")
     if isinstance(optimizer, torch.optim.SGD | torch.optim.ASGD | torch.optim.Rprop | torch.optim.LBFGS):
         raise TypeError(_no_moments(optimizer))
@@ -57,7 +57,7 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
     def update(stepped: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         for name, layer, key in tracked:
             # Looked up at each step: moving a module replaces its buffers, loading one maybe its weights.
-            weight = source_of(layer, f"weight_{key}")
+            weight = _source(layer, key)
             state = stepped.state.get(weight)
             if not state:
                 if not _holds(stepped, weight):
@@ -84,6 +84,11 @@ def _tracked(model: nn.Module) -> list[tuple[str, RecurrentLayer, str]]:
         for key, quantizer in module.quantizers.items()
         if isinstance(quantizer, Quantizer) and quantizer.needs_curvature
     ]
+
+
+def _source(layer: RecurrentLayer, key: str) -> nn.Parameter:
+    """Return the parameter whose second moments are those of a weight."""
+    return source_of(layer, f"weight_{key}", layer.get_buffer(f"curvature_{key}").shape)
 
 
 def _holds(optimizer: torch.optim.Optimizer, weight: Tensor) -> bool:

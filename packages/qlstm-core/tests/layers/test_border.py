@@ -329,13 +329,13 @@ def test_without_numba_torch_runs_the_steps(
     why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layer: LSTM
 ) -> None:
     taken = []
-    choose = function.choose_pass
+    choose = function.choose_steps
 
-    def choose_pass(*arguments: Any) -> Any:
+    def choose_steps(*arguments: Any) -> Any:
         taken.append(choose(*arguments))
         return taken[-1]
 
-    monkeypatch.setattr("qlstm_core.layers.fused.function.choose_pass", choose_pass)
+    monkeypatch.setattr("qlstm_core.layers.fused.function.choose_steps", choose_steps)
     compiles.cache_clear()
     monkeypatch.setattr(numba.config, "DISABLE_JIT", why == "disabled")
     if why == "absent":
@@ -354,7 +354,7 @@ def test_without_numba_torch_runs_the_steps(
                 pack(layer)
     finally:
         compiles.cache_clear()
-    assert [type(one).__name__ for one in taken] == ["LSTMPass"]
+    assert [type(one).__name__ for one in taken] == ["LSTMSteps"]
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])

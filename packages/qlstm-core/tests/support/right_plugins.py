@@ -78,7 +78,7 @@ class WeightedSign(ScaledSign):
 
 
 class FeatureNorm(Normalizer):
-    """Layer normalisation, written out."""
+    """Layer normalisation, written out, of the cell state too."""
 
     statistics: ClassVar[Literal["features", "batch"] | None] = "features"
     cell = True
@@ -95,6 +95,24 @@ class FeatureNorm(Normalizer):
         x = x - x.mean(-1, keepdim=True)
         x = x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
         return (self.gain * x + self.bias).to(preactivation)
+
+
+class RootMeanSquare(Normalizer):
+    """Root-mean-square normalisation, written out: it does not centre and has no bias."""
+
+    statistics: ClassVar[Literal["features", "batch"] | None] = "features"
+    centered: ClassVar[bool] = False
+    eps = 1e-5
+    bias: None = None
+    gain: nn.Parameter
+
+    def prepare(self, weight: Tensor) -> None:
+        self.gain = nn.Parameter(weight.new_ones(weight.shape[:2]))
+
+    def forward(self, preactivation: Tensor, step: int) -> Tensor:
+        x = preactivation.to(torch.promote_types(preactivation.dtype, torch.float32))
+        x = x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return (self.gain * x).to(preactivation)
 
 
 class BatchNorm(Normalizer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qlstm_core.layers.border import is_readable
 from qlstm_quant.options import check_flag
 from qlstm_quant.scale_statistics import bounded_sum, over_peak, wide_magnitude
 from qlstm_quant.scaled import ScaledQuantizer, above, binary_codes, binary_scale, grid_scale
@@ -82,7 +83,7 @@ class LAT(ScaledQuantizer):
             refined = _weighted_mean(magnitude, importance * kept, per_row=self.per_row)
             last, alpha = alpha, refined
             # What settles once stays: where values cannot be read, all iterations give the same.
-            if _readable(alpha) and not bool((alpha > last).any()):
+            if is_readable(alpha) and not bool((alpha > last).any()):
                 break
         codes = kept.to(weight.dtype) * torch.sign(weight)
         return codes, grid_scale(alpha * peak, weight.dtype)
@@ -90,17 +91,6 @@ class LAT(ScaledQuantizer):
     def extra_repr(self) -> str:
         """Return the options."""
         return f"per_row={self.per_row}"
-
-
-def _readable(tensor: Tensor) -> bool:
-    """Return whether a tensor's values may decide what is computed next: not under a trace or transform."""
-    return (
-        type(tensor) is Tensor
-        and not tensor.is_meta
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and not torch._C._are_functorch_transforms_active()
-    )
 
 
 def _importance(magnitude: Tensor, curvature: Tensor | None) -> Tensor:

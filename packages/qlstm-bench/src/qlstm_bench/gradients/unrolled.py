@@ -139,14 +139,15 @@ class Unrolled:
             if self.prepared.state_quantizer is not None:
                 h = quantize_state(self.prepared.state_quantizer, h)
             products = self.prepared.recurrent(h).unflatten(0, self.h_before.shape[:2])
-        return Normalization.of(self.prepared.norm_hh, products)
+        return Normalization.of(self.prepared.norm_hh, self.prepared, products)
 
     @cached_property
     def cell_norm(self) -> Normalization | None:
         """The normaliser of the cell state, whose one gate is that of the output."""
         if self.prepared.norm_cell is None:
             return None
-        return Normalization.of(self.prepared.norm_cell, self.c.unflatten(-1, (self.prepared.groups, -1)))
+        cells = self.c.unflatten(-1, (self.prepared.groups, -1))
+        return Normalization.of(self.prepared.norm_cell, self.prepared, cells)
 
     @property
     def couples(self) -> bool:
@@ -186,7 +187,9 @@ class Unrolled:
             return (nothing if self.lengths is None else self.lengths.mean(-1)), nothing
         groups = (self.prepared.groups, -1)
         gain = norm.gain.abs().unflatten(0, groups).mean((0, 2))
-        sigma = norm.sigma.movedim(2, 0).unflatten(0, groups).transpose(0, 1).flatten(1).median(-1).values
+        sigma = (
+            (1 / norm.scale).movedim(2, 0).unflatten(0, groups).transpose(0, 1).flatten(1).median(-1).values
+        )
         return gain, sigma
 
     def over_batch(self, vectors: Tensor) -> Tensor:

@@ -61,11 +61,11 @@ def _give_way(context: Any) -> Any:
 
 
 @compiled(None)
-def meet(counter: Any, parties: int) -> None:
-    """Return once all ``parties`` have called this as often; ``counter`` is one int64, at first 0."""
-    if parties == 1:
+def wait(counter: Any, threads: int) -> None:
+    """Wait until all ``threads`` have called this equally often; ``counter`` is one int64, at first 0."""
+    if threads == 1:
         return
-    everyone = (_arrive(counter) // parties + 1) * parties
+    everyone = (_arrive(counter) // threads + 1) * threads
     waited = 0
     while _look(counter) < everyone:
         waited += 1

@@ -50,9 +50,17 @@ def watched() -> str | None:
         return "torch.jit.trace records operators"
     if torch._C._len_torch_dispatch_stack():
         return "a mode of torch intercepts operators"
-    if torch._C._are_functorch_transforms_active():
-        return "a torch.func transform is active"
-    return None
+    return transformed()
+
+
+def transformed() -> str | None:
+    """Return the reason why no operator for a whole sequence may run, torch's own included, or ``None``."""
+    return "a torch.func transform is active" if torch._C._are_functorch_transforms_active() else None
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether a tensor's values may decide what is computed next, and nothing records or wraps it."""
+    return not torch.compiler.is_compiling() and is_plain(tensor) and watched() is None
 
 
 def misfit(tensors: Iterable[Tensor], dtype: torch.dtype) -> str | None:

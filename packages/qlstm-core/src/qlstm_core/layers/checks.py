@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qlstm_core.layers.border import is_plain, watched
+from qlstm_core.layers.border import is_readable
 
 TOKEN_DTYPES = frozenset({torch.int64, torch.int32})
 """Dtypes of an input that stands for one-hot vectors."""
@@ -133,8 +133,7 @@ def check_tokens(x: Tensor, input_size: int) -> None:
     Raises:
         ValueError: a token out of range.
     """
-    traced = torch.compiler.is_compiling()  # of whose sizes and values nothing is to be asked
-    if not traced and x.is_cpu and x.numel() and is_plain(x) and watched() is None:
+    if is_readable(x) and x.is_cpu and x.numel():
         smallest, largest = int(x.min()), int(x.max())
         if smallest < 0 or largest >= input_size:
             raise ValueError(

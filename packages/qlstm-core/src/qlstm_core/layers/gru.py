@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 
 from qlstm_core.layers.cell import GRU_CELL, Cell
-from qlstm_core.layers.selection import NormalizerLike, QuantizerLike
 from qlstm_core.layers.stack import RecurrentLayer
+from qlstm_core.layers.templates import NormalizerLike, QuantizerLike
 
 
 class GRU(RecurrentLayer):

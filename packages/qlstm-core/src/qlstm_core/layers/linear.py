@@ -23,6 +23,11 @@ class LinearMap(Protocol):
         """The dtype of the weights."""
         ...
 
+    @property
+    def shape(self) -> torch.Size:
+        """``(gates, rows)`` of the pre-activations; with groups ``(groups · gates, rows)``."""
+        ...
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W x``, ``(n, gates, rows)``, from ``(n, cols)`` or from one-hot tokens ``(n,)``."""
         ...
@@ -49,6 +54,11 @@ class Dense:
         return self.weight.dtype
 
     @property
+    def shape(self) -> torch.Size:
+        """``(gates, rows)`` of the pre-activations."""
+        return self.weight.shape[:2]
+
+    @property
     def matrix(self) -> Tensor:
         """The gates' matrices one below the other, ``(gates · rows, cols)``, as torch stores them."""
         return self.weight.flatten(0, 1)
@@ -56,7 +66,7 @@ class Dense:
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W x``, ``(n, gates, rows)``."""
         y = _product(self.matrix, x)
-        return y.view(x.shape[0], *self.weight.shape[:2])
+        return y.view(x.shape[0], *self.shape)
 
 
 @dataclass(frozen=True)
@@ -76,10 +86,15 @@ class Factored:
         """The dtype of the weights."""
         return self.outer.dtype
 
+    @property
+    def shape(self) -> torch.Size:
+        """``(gates, rows)`` of the pre-activations."""
+        return self.outer.shape[:2]
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W2 W1 x``, ``(n, gates, rows)``."""
         y = F.linear(_product(self.inner, x), self.outer.flatten(0, 1))
-        return y.view(x.shape[0], *self.outer.shape[:2])
+        return y.view(x.shape[0], *self.shape)
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,11 @@ class Grouped:
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return self.weight.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(groups · gates, rows)`` of the pre-activations."""
+        return self.weight.shape[:2]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the blocks' products, ``(n, groups · gates, rows)``."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from qlstm_core.layers.border import misfit, watched
+from qlstm_core.layers.border import misfit, transformed, watched
 from qlstm_core.layers.fused import FUSED_CELLS
 from qlstm_core.layers.linear import Dense, Factored, Grouped
 from qlstm_core.layers.norm_contract import norm_obstacle
@@ -30,7 +30,7 @@ class Route:
         kind: ``"torch"``, torch's own operator on the effective weights (oneDNN on CPU, cuDNN on GPU);
             ``"fused"``, a whole sequence as one autograd function; ``"loop"``, one readable step after the
             other, the reference.
-        reason: why none that comes before it in this list.
+        reason: why the faster routes listed before it do not apply.
     """
 
     kind: Literal["torch", "fused", "loop"]
@@ -91,8 +91,8 @@ def _loop_demanded(prepared: PreparedCell, x: Tensor, state: tuple[Tensor, ...])
     """Return what only the loop can do, of whatever layer."""
     if _loop_only.get():
         return "readable_loop() is active"
-    if torch._C._are_functorch_transforms_active():
-        return "a torch.func transform is active"
+    if (transform := transformed()) is not None:
+        return transform
     if forward_ad._current_level >= 0 and any(
         forward_ad.unpack_dual(t).tangent is not None for t in _tensors(prepared, x, state)
     ):

@@ -13,12 +13,12 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers.border import record_call
-from qlstm_core.layers.call import SequenceCall, bare
 from qlstm_core.layers.checks import check_device, check_features, check_state, check_tokens
 from qlstm_core.layers.fused import run_fused
 from qlstm_core.layers.prepared import PreparedCell, StateTrace
 from qlstm_core.layers.route import Route, choose_route
 from qlstm_core.layers.sequence import quantize_state, run_loop, run_torch
+from qlstm_core.layers.torch_call import SequenceCall, bare
 from qlstm_core.layers.weights import WeightedLayer
 
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from qlstm_core.interfaces import (
     NoNormalizer,
@@ -22,9 +21,10 @@ from qlstm_core.interfaces import (
 from qlstm_core.layers.border import check_result
 from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.checks import check_arguments
+from qlstm_core.layers.computed_weights import assign
 from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.prepared import PreparedCell
-from qlstm_core.layers.selection import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
+from qlstm_core.layers.templates import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
 
 MatrixShape = tuple[int, int, int]
 """``(gates, rows, cols)`` of one weight, as quantizers see it."""
@@ -349,65 +349,6 @@ _REPR_DEFAULTS: dict[str, Any] = {
     "dropout": 0.0,
     "bidirectional": False,
 }
-
-
-def source_of(layer: WeightedLayer, name: str) -> nn.Parameter:
-    """Return the parameter that a weight is, or, where it is computed, the one of its shape behind it.
-
-    Computed weights are those of ``torch.nn.utils.parametrize`` and, recomputed by a hook before each forward
-    call, of ``torch.nn.utils.prune`` and the older ``weight_norm`` and ``spectral_norm``.
-
-    Raises:
-        ValueError: a weight that is computed from parameters of other shapes.
-    """
-    if (parameter := layer._parameters.get(name)) is not None:
-        return parameter
-    if is_parametrized(layer, name):
-        sources = list(layer.get_submodule(f"parametrizations.{name}").parameters(recurse=False))
-    else:
-        sources = [p for end in ("_orig", "_v") if (p := layer._parameters.get(name + end)) is not None]
-    key, _, suffix = name.removeprefix("weight_").partition("_l")
-    gates, rows, cols = layer.matrix_shapes(int(suffix.removesuffix("_reverse")))[key]
-    for parameter in sources:
-        if parameter.shape == (gates * rows, cols):
-            return parameter
-    raise ValueError(
-        f"{name} is computed from parameters of shapes {[tuple(p.shape) for p in sources]}, "
-        f"none of them its own, {(gates * rows, cols)}"
-    )
-
-
-@torch.no_grad()
-def assign(layer: WeightedLayer, name: str, value: Tensor) -> None:
-    """Give a computed weight or bias a value, as far as its parametrisation can take it."""
-    if is_parametrized(layer, name):
-        setattr(layer, name, value)
-        return
-    for end in ("_orig", "_v"):
-        if (parameter := layer._parameters.get(name + end)) is not None:
-            parameter.copy_(value)
-    for hook in _hooks_of(layer, name):
-        if (length := layer._parameters.get(f"{name}_g")) is not None:
-            length.copy_(torch.norm_except_dim(value, 2, hook.dim))
-    recompute(layer)
-
-
-@torch.no_grad()
-def recompute(layer: WeightedLayer) -> None:
-    """Compute anew what hooks before a forward call compute: pruned weights, and those of the older norms."""
-    for index, direction in layer.layer_directions():
-        for name in layer.parameter_shapes(index):
-            for hook in _hooks_of(layer, name + suffix_of(index, direction)):
-                hook(layer, ())
-
-
-def _hooks_of(layer: WeightedLayer, name: str) -> list[Any]:
-    """Return the hooks that compute a weight; torch's keep its name as ``name`` or ``_tensor_name``."""
-    return [
-        hook
-        for hook in layer._forward_pre_hooks.values()
-        if name in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
-    ]
 
 
 def reweighted(normalizer: Normalizer, weight: Tensor, name: str) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.interfaces import Normalizer, Quantizer, acts_on_weights
-from qlstm_core.layers import FactorizedLSTM, RecurrentLayer
+from qlstm_core.layers import FactorizedLSTM, RecurrentLayer, norm_contract
+from qlstm_core.layers.computed_weights import recompute
 from qlstm_core.layers.linear import Dense, Factored, Grouped, LinearMap
-from qlstm_core.layers.norm_contract import norm_obstacle
 from qlstm_core.layers.prepared import PreparedCell
-from qlstm_core.layers.weights import recompute, suffix_of
+from qlstm_core.layers.weights import suffix_of
 from qlstm_core.packed.kernels.layout import MAX_COLUMNS
 from qlstm_core.packed.network import (
     PACKED_CELLS,
@@ -193,19 +193,21 @@ def _described(norm: Normalizer, prepared: PreparedCell) -> PackedNorm:
     Raises:
         ValueError: one that does not promise to compute what the contract of ``statistics`` says.
     """
-    obstacle = norm_obstacle(norm, prepared)
-    if obstacle is not None:
+    obstacle = norm_contract.norm_obstacle(norm, prepared)
+    gain, bias = norm_contract.gain_and_bias(norm)
+    if obstacle is not None or gain is None:
         raise ValueError(
-            f"normalizer {type(norm).__name__} cannot be packed: it {obstacle}; one may scale rows of the "
-            "weight, or declare statistics 'features' or 'batch' of activations, as 'layer' does"
+            f"normalizer {type(norm).__name__} cannot be packed: it {obstacle or 'has no gain'}; "
+            "one may scale rows of the weight, or declare statistics 'features' or 'batch' of activations, "
+            "as 'layer' does"
         )
-    assert norm.statistics is not None
+    promise = norm_contract.Norm.of(norm)
     running = None
-    if norm.statistics == "batch":
-        running = (_floats(norm.get_buffer("running_mean")), _floats(norm.get_buffer("running_var")))
-    values: Any = norm
-    bias = None if values.bias is None else _floats(values.bias)
-    return PackedNorm(norm.statistics, norm.centered, float(values.eps), _floats(values.gain), bias, running)
+    if promise.running is not None:
+        mean, var = promise.running
+        running = (_floats(mean), _floats(var))
+    offset = None if bias is None else _floats(bias)
+    return PackedNorm(promise.statistics, promise.centered, promise.eps, _floats(gain), offset, running)
 
 
 def _bias(prepared: PreparedCell, layer: RecurrentLayer) -> Floats | None:

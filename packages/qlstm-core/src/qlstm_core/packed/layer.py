@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers import RecurrentLayer
-from qlstm_core.layers.call import SequenceCall, bare
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.layers.checks import check_features, check_tokens
+from qlstm_core.layers.torch_call import SequenceCall, bare
 from qlstm_core.packed import file_format
 from qlstm_core.packed.arguments import as_rows, as_state, as_tensor, initial_state
 from qlstm_core.packed.executor import Executor

@@ -12,7 +12,7 @@ from qlstm_core.layers.fused.compiled.operands import BIAS_C, BIAS_H, BIAS_X, GA
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
 from qlstm_core.layers.fused.recurrent_product import product, write_outer, write_product
 from qlstm_core.layers.fused.second_order import replay
-from qlstm_core.layers.fused.steps import Backward, Forward, Pass
+from qlstm_core.layers.fused.steps import Backward, Forward, TimeSteps
 from qlstm_core.layers.fused.tape import Tape
 
 
@@ -54,15 +54,15 @@ def _plain(arguments: Arguments) -> Arguments:
     return Arguments(*(None if t is None else t.detach().contiguous() for t in arguments))  # type: ignore[arg-type]
 
 
-def choose_pass(plan: Plan, arguments: Arguments, tape: Tape) -> Pass:
+def choose_steps(plan: Plan, arguments: Arguments, tape: Tape) -> TimeSteps:
     """Return Numba kernels on a CPU where Numba compiles, torch operations elsewhere."""
     if tape.p.device.type == "cpu" and compiles():
-        from qlstm_core.layers.fused.compiled.steps import CompiledPass
+        from qlstm_core.layers.fused.compiled.steps import CompiledSteps
 
-        return CompiledPass(plan, arguments, tape)
-    from qlstm_core.layers.fused.torch_steps import TORCH_PASSES
+        return CompiledSteps(plan, arguments, tape)
+    from qlstm_core.layers.fused.torch_steps import TORCH_STEPS
 
-    return TORCH_PASSES[plan.cell](plan, arguments, tape)
+    return TORCH_STEPS[plan.cell](plan, arguments, tape)
 
 
 def _run_forward(plan: Plan, arguments: Arguments, tape: Tape, *, keep: bool) -> tuple[Tensor, ...]:
@@ -78,7 +78,7 @@ def _run_forward(plan: Plan, arguments: Arguments, tape: Tape, *, keep: bool) ->
     h = given.h.clone()
     c = h if given.c is None else given.c.clone()
     hidden = h if given.projection is None else torch.empty_like(c)
-    choose_pass(plan, given, tape).forward(Forward(h, c, hidden, y), keep=keep)
+    choose_steps(plan, given, tape).forward(Forward(h, c, hidden, y), keep=keep)
     sizes = [size for _, size in plan.order()]
     for norm, moments in (
         (plan.norm_x, tape.x_moments),
@@ -114,7 +114,7 @@ class _BackwardRun:
         self.tape = tape
         self.steps = plan.order()
         self.recurrent = product(self.given.weights)
-        self.passes: Pass = choose_pass(plan, self.given, tape)
+        self.time_steps: TimeSteps = choose_steps(plan, self.given, tape)
         self.y = y
         self.needed = needed
         self.dy = torch.zeros_like(y) if gradients[0] is None else gradients[0].contiguous()
@@ -142,12 +142,12 @@ class _BackwardRun:
         d_outputs = self.y.new_empty(projected, self.y.shape[1])
         d_hidden = torch.empty_like(self.dc) if projected else self.dh
         initial = bool(self.needed.h)
-        self.passes.start_backward(
+        self.time_steps.start_backward(
             Backward(self.dy, self.dh, self.dc, d_hidden, dx, dp, hidden, d_outputs, initial)
         )
         for chunk in reversed(chunks):
             add = chunk is not chunks[-1]
-            self.passes.backward(chunk)
+            self.time_steps.backward(chunk)
             length = chunk.last - chunk.first
             if self.needed.recurrent or self.needed.inner:
                 self._collect_recurrent(chunk, dp[:length].flatten(1))
@@ -198,12 +198,12 @@ class _BackwardRun:
             if self.plan.tokens is None:
                 self.d_input[first:last] = dx
             else:
-                self.passes.scatter(dx, first, self.d_input)
+                self.time_steps.scatter(dx, first, self.d_input)
 
     def _gradients(self) -> tuple[Tensor | None, ...]:
         if self.given.weight_x is None and self.d_input is not None:
-            self.passes.input_back(self.d_input)
-        sides, cell = (sums.sum(0) for sums in self.passes.gradients())
+            self.time_steps.input_back(self.d_input)
+        sides, cell = (sums.sum(0) for sums in self.time_steps.gradients())
         recurrent = self.recurrent.gradients if self.needed.recurrent or self.needed.inner else (None,)
         gradients = Arguments(
             input=self.d_input,  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from qlstm_core.layers.fused.function import run
 from qlstm_core.layers.fused.plan import Arguments, Plan
 from qlstm_core.layers.fused.recurrent_product import features, weights
 from qlstm_core.layers.linear import Dense, LinearMap
-from qlstm_core.layers.norm_contract import Norm
+from qlstm_core.layers.norm_contract import Norm, gain_and_bias
 from qlstm_core.layers.prepared import PreparedCell
 
 
@@ -28,10 +28,10 @@ def run_fused(
     recurrent = weights(prepared.recurrent)
     cell, states = prepared.cell, dict(zip(prepared.cell.states, state, strict=True))
     units = state[-1].shape[1] // prepared.groups
-    bias_x, bias_h = (
-        _add(prepared.bias_ih, _bias(prepared.norm_ih)),
-        _add(prepared.bias_hh, _bias(prepared.norm_hh)),
-    )
+    gain_x, bias_x = _gain_and_bias(prepared.norm_ih)
+    gain_h, bias_h = _gain_and_bias(prepared.norm_hh)
+    gain_c, bias_c = _gain_and_bias(prepared.norm_cell)
+    bias_x, bias_h = _add(prepared.bias_ih, bias_x), _add(prepared.bias_hh, bias_h)
     if not cell.separate:
         bias_x, bias_h = _add(bias_x, bias_h), None
     source, tokens = _input(prepared.input, x, (prepared.groups * len(cell.gates), units))
@@ -52,10 +52,10 @@ def run_fused(
         weight_x=weights(prepared.input)[0] if dense else None,
         bias_x=bias_x,
         bias_h=bias_h,
-        gain_x=_gain(prepared.norm_ih),
-        gain_h=_gain(prepared.norm_hh),
-        gain_c=_gain(prepared.norm_cell),
-        bias_c=_bias(prepared.norm_cell),
+        gain_x=gain_x,
+        gain_h=gain_h,
+        gain_c=gain_c,
+        bias_c=bias_c,
         projection=prepared.projection,
         h=states["h"],
         c=states.get("c"),
@@ -82,12 +82,8 @@ def _input(linear: LinearMap, x: Tensor, shape: tuple[int, int]) -> tuple[Tensor
     return linear(torch.arange(count, device=x.device)), x
 
 
-def _gain(normalizer: Normalizer | None) -> Tensor | None:
-    return None if normalizer is None else getattr(normalizer, "gain", None)
-
-
-def _bias(normalizer: Normalizer | None) -> Tensor | None:
-    return None if normalizer is None else getattr(normalizer, "bias", None)
+def _gain_and_bias(normalizer: Normalizer | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if normalizer is None else gain_and_bias(normalizer)
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:

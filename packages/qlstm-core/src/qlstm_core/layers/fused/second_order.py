@@ -36,7 +36,7 @@ def replay(
         state = (own.h,) if own.c is None else (own.h, own.c)
         rows = torch.arange(plan.rows, device=own.h.device)
         x = own.input if own.weight_x is not None else rows if plan.tokens is None else plan.tokens
-        y, final = run_loop(_path(plan, own, moments), x, state, plan.batch_sizes, reverse=plan.reverse)
+        y, final = run_loop(_prepared(plan, own, moments), x, state, plan.batch_sizes, reverse=plan.reverse)
         given = [(o, g) for o, g in zip((y, *final), gradients, strict=True) if g is not None]
         wanted = [t for t in own if t is not None and t.requires_grad]
         outputs, outer = zip(*given, strict=True)
@@ -44,7 +44,7 @@ def replay(
     return [next(found) if t is not None and t.requires_grad else None for t in own]
 
 
-def _path(plan: Plan, own: Arguments, moments: dict[str, tuple[Tensor, Tensor]]) -> PreparedCell:
+def _prepared(plan: Plan, own: Arguments, moments: dict[str, tuple[Tensor, Tensor]]) -> PreparedCell:
     shape = (plan.segments, plan.units)
 
     def norm(side: Norm | None, gain: Tensor | None, bias: Tensor | None, key: str) -> Any:
@@ -83,6 +83,10 @@ class _Table:
     def dtype(self) -> torch.dtype:
         return self.table.dtype
 
+    @property
+    def shape(self) -> torch.Size:
+        return self.table.shape[1:]
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.table[x.long()]
 
@@ -97,12 +101,8 @@ class _Normalizer:
     moments: tuple[Tensor, Tensor]
 
     def __call__(self, p: Tensor, count: int) -> Tensor:
-        axis = 0 if self.norm.statistics == "batch" else 2
-        if self.norm.statistics == "batch" and not self.norm.training:
-            mean, var = (m[count] for m in self.moments)
-        else:
-            mean = p.mean(axis, keepdim=True) if self.norm.centered else p.new_zeros(())
-            var = (p - mean).square().mean(axis, keepdim=True)
-        z = (p - mean) * torch.rsqrt(var + self.norm.eps)
+        norm = self.norm
+        mean, var = (m[count] for m in self.moments) if norm.uses_running else norm.measure(p)
+        z, _ = norm.normalize(p, mean, var)
         z = z if self.gain is None else z * self.gain
         return z if self.bias is None else z + self.bias

@@ -53,7 +53,7 @@ class Backward(NamedTuple):
     initial: bool
 
 
-class Pass(Protocol):
+class TimeSteps(Protocol):
     """All steps of a sequence, or of a chunk of it, on buffers that are given."""
 
     def forward(self, buffers: Forward, *, keep: bool) -> None:

@@ -15,9 +15,10 @@ WORTH_KEEPING = 64
 
 
 class Tape(NamedTuple):
-    """What is kept per row of the sequence; gates and hidden states are computed anew in the backward pass.
+    """What is kept per row of the sequence; the backward pass computes gates and hidden states again.
 
-    Moments are a mean and, over features, ``1/√(v + eps)``, over the batch v.
+    Moments are a mean and a variance v; those over features that compiled steps write are a mean and
+    ``1/√(v + eps)``.
 
     Args:
         p: the recurrent product, ``(rows, S, units)``.
@@ -53,7 +54,7 @@ class Tape(NamedTuple):
                 return like.new_zeros(steps, count, units), like.new_ones(steps, count, units)
             if norm.training:
                 return like.new_empty(steps, count, units), like.new_empty(steps, count, units)
-            return norm.given(steps)
+            return norm.at_steps(steps)
 
         return cls(
             like.new_empty(rows, segments, units),

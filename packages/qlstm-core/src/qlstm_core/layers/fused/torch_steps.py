@@ -20,7 +20,7 @@ Rows = slice | Tensor
 
 
 class _Normalized(NamedTuple):
-    """One side of a step, ``(n, segments, units)``: ``value = gain ⊙ z + bias``, ``z = (p − μ) · scale``."""
+    """One side of a step, ``(n, segments, units)``: ``value = gain ⊙ z + bias``, ``z = (p − μ) ⊙ scale``."""
 
     value: Tensor
     z: Tensor
@@ -38,46 +38,29 @@ class _Side:
 
     def measure(self, p: Tensor, count: int, rows: Rows) -> None:
         """Write the moments of p, for step ``count`` or for ``rows``; nothing where they are given."""
-        norm, (mean, spread) = self.norm, self.moments
-        if norm is None:
+        if self.norm is None or self.norm.uses_running:
             return
-        if norm.statistics == "batch":
-            if norm.training:
-                spread[count], mean[count] = torch.var_mean(p, 0, correction=0)
-        elif norm.centered:
-            variance, mean[rows] = torch.var_mean(p, 2, correction=0)
-            spread[rows] = torch.rsqrt(variance + norm.eps)
-        else:
-            mean[rows] = 0.0
-            spread[rows] = torch.rsqrt(p.square().mean(2) + norm.eps)
+        at = count if self.norm.statistics == "batch" else rows
+        for kept, measured in zip(self.moments, self.norm.measure(p), strict=True):
+            kept[at] = measured.squeeze(self.norm.axis)
 
     def normalize(self, p: Tensor, count: int, rows: Rows) -> _Normalized:
         """Normalise p with the moments of step ``count`` or of ``rows``."""
-        norm, (mean, spread) = self.norm, self.moments
         z, scale = p, torch.ones_like(self.gain)
-        if norm is not None and norm.statistics == "batch":
-            scale = torch.rsqrt(spread[count] + norm.eps)
-            z = (p - mean[count]) * scale
-        elif norm is not None:
-            scale = spread[rows].unsqueeze(2)
-            z = (p - mean[rows].unsqueeze(2)) * scale
+        if (norm := self.norm) is not None:
+            at = count if norm.statistics == "batch" else rows
+            mean, var = (kept[at].unsqueeze(norm.axis) for kept in self.moments)
+            z, scale = norm.normalize(p, mean, var)
         return _Normalized(z * self.gain + self.bias, z, scale)
 
     def back(self, d: Tensor, side: _Normalized) -> Tensor:
         """Return ∂L/∂p from ``d``, ∂L/∂value."""
-        norm, w = self.norm, d * self.gain
-        if norm is None:
-            return w
-        if norm.statistics == "batch" and not norm.training:
-            return w * side.scale
-        axis = 0 if norm.statistics == "batch" else 2
-        w = w - side.z * (w * side.z).mean(axis, keepdim=True)
-        # Where z has mean 0 it takes nothing from the mean of w.
-        return (w - w.mean(axis, keepdim=True) if norm.centered else w) * side.scale
+        d = d * self.gain
+        return d if self.norm is None else self.norm.pull_back(d, side.z, side.scale)
 
 
-class TorchPass(ABC):
-    """All steps but for the gates; methods as :class:`qlstm_core.layers.fused.steps.Pass` has them.
+class TorchSteps(ABC):
+    """All steps but for the gates; methods as :class:`qlstm_core.layers.fused.steps.TimeSteps` has them.
 
     Attributes:
         direct: whether a step's h also goes back to the one before without a product, to which that adds.
@@ -115,7 +98,7 @@ class TorchPass(ABC):
         return rows.view(-1, self.plan.groups, self.plan.units)
 
     def forward(self, buffers: Forward, *, keep: bool) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         h, c, hidden, y = buffers
         projection = self.arguments.projection
         products = self.tape.p.flatten(1)
@@ -131,12 +114,12 @@ class TorchPass(ABC):
                 y[row : row + size] = h[:size]
 
     def start_backward(self, buffers: Backward) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         self.buffers = buffers
         self.sums = Sums.new(self.plan, buffers.dh, 1)
 
     def backward(self, chunk: Chunk) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         projection, buffers = self.arguments.projection, self.buffers
         self._multiply_input(chunk)
         for count in reversed(chunk.counts):
@@ -189,15 +172,15 @@ class TorchPass(ABC):
         return p.view(len(p), self.plan.groups, self.plan.gates, -1)
 
     def input_back(self, d: Tensor) -> None:  # noqa: B027  # nothing is left to do: see _step_back
-        """See Pass."""
+        """See TimeSteps."""
 
     def scatter(self, d: Tensor, first: int, table: Tensor) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         assert self.plan.tokens is not None
         table.index_add_(0, self.plan.tokens[first : first + len(d)], d)
 
     def gradients(self) -> Sums:
-        """See Pass."""
+        """See TimeSteps."""
         return self.sums
 
     @abstractmethod
@@ -227,7 +210,7 @@ class TorchPass(ABC):
         """
 
 
-class LSTMPass(TorchPass):
+class LSTMSteps(TorchSteps):
     """The LSTM's gates."""
 
     direct = False
@@ -264,7 +247,7 @@ class LSTMPass(TorchPass):
         return d, d
 
 
-class GRUPass(TorchPass):
+class GRUSteps(TorchSteps):
     """The GRU's gates."""
 
     direct = True
@@ -293,4 +276,4 @@ def _gru_gates(xs: Tensor, hs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return reset, update, (xs[:, :, 2] + reset * hs[:, :, 2]).tanh()
 
 
-TORCH_PASSES: dict[Cell, type[TorchPass]] = {LSTM_CELL: LSTMPass, GRU_CELL: GRUPass}
+TORCH_STEPS: dict[Cell, type[TorchSteps]] = {LSTM_CELL: LSTMSteps, GRU_CELL: GRUSteps}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from qlstm_core.kernels.barrier import meet
+from qlstm_core.kernels.barrier import wait
 from qlstm_core.kernels.compile import compiled
 from qlstm_core.kernels.float_vectors import first, lanes, load, store
 from qlstm_core.kernels.gemm import multiply, multiply_panel, pack, pack_panels, panel_width
@@ -22,7 +22,7 @@ _THIN = 8
 
 
 @compiled("")
-def _outer(share: int, shares: int, meeting: Any, d: Any, h: Any, out: Any, room: Any, add: bool) -> None:
+def _outer(share: int, shares: int, barrier: Any, d: Any, h: Any, out: Any, room: Any, add: bool) -> None:
     """Write, or add, a share of the rows of ``out``, from ``d`` and ``h`` ``(1, rows, …)``."""
     width, across, block = d.shape[2], room.shape[1], lanes(d)
     each = -(-h.shape[2] // across)
@@ -32,7 +32,7 @@ def _outer(share: int, shares: int, meeting: Any, d: Any, h: Any, out: Any, room
         depth = min(_DEPTH, d.shape[1] - start)
         panels = room[: each * depth].reshape(each, depth, across)
         pack_panels(h, start, panels, share, shares)
-        meet(meeting, shares)
+        wait(barrier, shares)
         for g in range(blocks * share // shares * block, blocks * (share + 1) // shares * block, block):
             inside = first(d, width - g)
             for r in range(depth):
@@ -43,7 +43,7 @@ def _outer(share: int, shares: int, meeting: Any, d: Any, h: Any, out: Any, room
                     packed, 0, 1, block, min(block, width - g), panels, panel,
                     out, g * out.shape[1] + column, out.shape[1] - column, add or start > 0,
                 )  # fmt: skip
-        meet(meeting, shares)
+        wait(barrier, shares)
 
 
 @compiled("")
@@ -77,8 +77,8 @@ def write_outer(out: Tensor, d: Tensor, h: Tensor, *, add: bool) -> None:
         return
     across = panel_width(out)
     room = out.new_empty(-(-count // across) * _DEPTH, across).numpy()
-    meeting = np.zeros(1, dtype=np.int64)
-    share_work(parts, lambda part: _outer(part, parts, meeting, *arrays, out.numpy(), room, add))
+    barrier = np.zeros(1, dtype=np.int64)
+    share_work(parts, lambda part: _outer(part, parts, barrier, *arrays, out.numpy(), room, add))
 
 
 def write_product(out: Tensor, a: Tensor, matrix: Tensor) -> None:

@@ -27,8 +27,8 @@ def _code(norm: Norm | None) -> int:
     return NO_NORM if norm is None else LAYER if norm.centered else RMS
 
 
-class CompiledPass:
-    """All steps; methods as :class:`qlstm_core.layers.fused.steps.Pass` has them."""
+class CompiledSteps:
+    """All steps; methods as :class:`qlstm_core.layers.fused.steps.TimeSteps` has them."""
 
     def __init__(self, plan: Plan, arguments: Arguments, tape: Tape) -> None:
         self.plan = plan
@@ -117,7 +117,7 @@ class CompiledPass:
         return self.arguments.input.flatten(1).numpy(), torch.from_numpy(self.x.values).flatten(1).numpy()
 
     def forward(self, buffers: Forward, *, keep: bool) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         plan, given = self.plan, self.arguments
         first, second = (given.recurrent, None) if given.inner is None else (given.inner, given.recurrent)
         h, c, hidden, y = buffers
@@ -145,7 +145,7 @@ class CompiledPass:
         share_work(self.parts, lambda part: loop(self._share(part), *operands))
 
     def start_backward(self, buffers: Backward) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         given = self.arguments
         self.sums = Sums.new(self.plan, buffers.dh, self.parts)
         first, second = (given.recurrent, None) if given.inner is None else (given.recurrent, given.inner)
@@ -173,7 +173,7 @@ class CompiledPass:
         )
 
     def backward(self, chunk: Chunk) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         steps = self.steps._replace(start=chunk.counts.start, stop=chunk.counts.stop)
         derivatives = self.derivatives._replace(first=chunk.first)
         loop = BACKWARD[self.plan.over_batch, self.plan.cell]
@@ -181,14 +181,14 @@ class CompiledPass:
         share_work(self.parts, lambda part: loop(self._share(part), *operands))
 
     def input_back(self, d: Tensor) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         if not self.plan.over_batch and self.plan.norm_x is not None:
             step_feature_norm.input_back(d.numpy(), self.x, self.sums.sides[0].numpy())
 
     def scatter(self, d: Tensor, first: int, table: Tensor) -> None:
-        """See Pass."""
+        """See TimeSteps."""
         step_feature_norm.scatter(d.numpy(), self.x.index[first : first + len(d)], table.numpy())
 
     def gradients(self) -> Sums:
-        """See Pass."""
+        """See TimeSteps."""
         return self.sums

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from qlstm_core.kernels.barrier import meet
+from qlstm_core.kernels.barrier import wait
 from qlstm_core.kernels.compile import compiled
 from qlstm_core.kernels.gemm import multiply
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL
@@ -28,7 +28,7 @@ def _recurrent_product(
         multiply(a, a_row, count, matrices.first, c, c_row, add, share.share, share.shares)
     else:
         multiply(a, a_row, count, matrices.first, between, row, False, share.share, share.shares)
-        meet(barrier, share.shares)
+        wait(barrier, share.shares)
         multiply(between, row, count, matrices.second, c, c_row, add, share.share, share.shares)
 
 
@@ -62,15 +62,15 @@ def _rows_forward(variant: str, step: Callable[..., None]) -> Callable[..., None
             _recurrent_product(
                 flat.h, top, count, matrices, flat.between, top, flat.p, slot + top, False, share, barrier
             )
-            meet(barrier, shares)
+            wait(barrier, shares)
             if steps.own_x:
                 for r in range(row - x_row + begin, row - x_row + stop):
                     step_feature_norm.measure(x, r)
             step(begin, stop, row, slot, x, x_row, p, previous, cell, h, y)
-            meet(barrier, shares)
+            wait(barrier, shares)
             if matrices.projection.shape[0] > 0:
                 multiply(flat.hidden, top, count, matrices.projection, flat.h, top, False, own, shares)
-                meet(barrier, shares)
+                wait(barrier, shares)
                 for r in range(begin, stop):
                     for j in range(flat.h.shape[1]):
                         flat.y[row + r, j] = flat.h[r, j]
@@ -95,14 +95,14 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
             if steps.fresh:
                 multiply(flat.inputs, row + top, count, matrices.input, flat.x, top, False, own, shares)
             if matrices.projection.shape[0] > 0:
-                meet(barrier, shares)
+                wait(barrier, shares)
                 for r in range(begin, last):
                     for j in range(flat.h.shape[1]):
                         flat.h[r, j] += flat.y[row + r, j]
                         flat.d_outputs[to + r, j] = flat.h[r, j]
-                meet(barrier, shares)
+                wait(barrier, shares)
                 multiply(flat.h, top, count, matrices.projection, flat.hidden, top, False, own, shares)
-            meet(barrier, shares)
+            wait(barrier, shares)
             if steps.fresh:
                 for r in range(begin, last):
                     step_feature_norm.measure(x, r)
@@ -114,7 +114,7 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
                         back(
                             d.dx, to + r, x.values, at, s, x.mean, x.spread, at, x.gain, x.norm, sums, GAIN_X
                         )
-            meet(barrier, shares)
+            wait(barrier, shares)
             if k > 0 or steps.pull_start:
                 _recurrent_product(
                     flat.p, to + top, count, matrices, flat.between, top, flat.h, top, add, share, barrier
@@ -139,12 +139,12 @@ def _columns_forward(variant: str, step: Callable[..., None]) -> Callable[..., N
             _recurrent_product(
                 flat.h, 0, count, matrices, flat.between, 0, flat.p, slot, False, share, barrier
             )
-            meet(barrier, shares)
+            wait(barrier, shares)
             step(share.begin, share.end, count, k, row, slot, x, x_row, p, previous, cell, h, y)
-            meet(barrier, shares)
+            wait(barrier, shares)
             if matrices.projection.shape[0] > 0:
                 multiply(flat.hidden, 0, count, matrices.projection, flat.h, 0, False, own, shares)
-                meet(barrier, shares)
+                wait(barrier, shares)
                 for r in range(count * own // shares, count * (own + 1) // shares):
                     for j in range(flat.h.shape[1]):
                         flat.y[row + r, j] = flat.h[r, j]
@@ -168,16 +168,16 @@ def _columns_backward(variant: str, step: Callable[..., None], add: bool) -> Cal
                     for j in range(flat.h.shape[1]):
                         flat.h[r, j] += flat.y[row + r, j]
                         flat.d_outputs[row - d.first + r, j] = flat.h[r, j]
-                meet(barrier, shares)
+                wait(barrier, shares)
                 multiply(flat.h, 0, count, matrices.projection, flat.hidden, 0, False, own, shares)
-            meet(barrier, shares)
+            wait(barrier, shares)
             step(share.begin, share.end, count, k, row, x, x_row, p, previous, cell, d)
-            meet(barrier, shares)
+            wait(barrier, shares)
             if k > 0 or steps.pull_start:
                 _recurrent_product(
                     flat.p, row - d.first, count, matrices, flat.between, 0, flat.h, 0, add, share, barrier
                 )
-                meet(barrier, shares)
+                wait(barrier, shares)
 
     return backward
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from fused_cases import normalizer
+from recurrent_cases import Sign
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, RecurrentLayer
@@ -41,11 +43,11 @@ def gradients(layer: RecurrentLayer, x: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("pool", [False, True], ids=["team", "pool"])
 @pytest.mark.parametrize("own_columns", [False, True], ids=["rows", "columns"])
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("normalizer", ["layer", "batch-shared"])
+@pytest.mark.parametrize("name", ["layer", "batch-shared"])
 @pytest.mark.parametrize("cell", sorted(LAYERS))
 def test_two_threads_compute_what_one_does(
     cell: str,
-    normalizer: str,
+    name: str,
     packed: bool,
     own_columns: bool,
     pool: bool,
@@ -57,7 +59,7 @@ def test_two_threads_compute_what_one_does(
     if pool:
         monkeypatch.setattr(threads, "_openmp", lambda: None)
     torch.manual_seed(0)
-    layer = LAYERS[cell](quantizer="bwn", normalizer=normalizer, dtype=torch.float64)
+    layer = LAYERS[cell](quantizer=Sign(), normalizer=normalizer(name), dtype=torch.float64)
     x: Any = torch.randn(7, 21, layer.input_size, dtype=torch.float64)
     if packed:
         x = pack_padded_sequence(x, [*torch.randint(1, 8, (19,)).tolist(), 7, 7], enforce_sorted=False)

@@ -8,35 +8,35 @@ from typing import Any
 
 import pytest
 import torch
+from fused_cases import CELLS, NORMALIZERS, normalizer
+from right_plugins import UnitRows
 from torch.autograd import forward_ad
 
-from qlstm_core import GRU, LSTM, readable_loop
+from qlstm_core import GRU, LSTM, RecurrentLayer, readable_loop
 from qlstm_core.layers.fused import function
 from qlstm_core.layers.fused.tape import Tape
 
-NORMALIZERS = ["layer", "rms", "batch-shared", "layer:cell=true"]
 
-
-def _layer(normalizer: str, cell: Any = LSTM) -> Any:
+def _layer(name: str, cell: Any = LSTM, norm_cell: bool = False) -> Any:
     torch.manual_seed(0)
-    layer = cell(3, 5, normalizer=normalizer, dtype=torch.float64)
-    for norm in layer.normalizers.values():
-        norm.eps = 0.1
+    layer = cell(3, 5, normalizer=normalizer(name, cell=norm_cell, eps=0.1), dtype=torch.float64)
     assert {route.kind for route in layer.routes()} == {"fused"}
     return layer
 
 
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
-def test_gradients_of_gradients(normalizer: str) -> None:
-    layer = _layer(normalizer)
+@pytest.mark.parametrize(
+    ("name", "norm_cell"), [("layer", False), ("rms", False), ("batch-shared", False), ("layer", True)]
+)
+def test_gradients_of_gradients(name: str, norm_cell: bool) -> None:
+    layer = _layer(name, norm_cell=norm_cell)
     x = torch.randn(3, 4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], x, check_batched_grad=False)
 
 
 @pytest.mark.parametrize("cell", [GRU, partial(LSTM, proj_size=2)], ids=["gru", "projected"])
-@pytest.mark.parametrize("normalizer", ["layer", "batch-shared"])
-def test_a_gradient_penalty_equals_that_of_the_loop(normalizer: str, cell: Any) -> None:
-    layer = _layer(normalizer, cell)
+@pytest.mark.parametrize("name", ["layer", "batch-shared"])
+def test_a_gradient_penalty_equals_that_of_the_loop(name: str, cell: Any) -> None:
+    layer = _layer(name, cell)
     x = torch.randn(4, 6, 3, dtype=torch.float64, requires_grad=True)
 
     def penalty(layer: Any) -> list[torch.Tensor]:
@@ -101,3 +101,34 @@ def test_evaluation_without_gradients_saves_nothing(monkeypatch: pytest.MonkeyPa
     assert len(tapes[1].p) == 200
     assert saved
     torch.testing.assert_close(without, with_gradients, rtol=0, atol=0)
+
+
+# torch's own: oneDNN has no projections.
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize(
+    ("name", "norm_cell"),
+    [*((name, False) for name in ("none", "weight", *NORMALIZERS)), ("layer", True), ("batch-shared", True)],
+)
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_by_finite_differences(cell: str, name: str, norm_cell: bool) -> None:
+    """Every cell with every normaliser, also on the routes that take those without statistics."""
+    # A larger ε keeps the first step, whose state is zero, smooth enough for differences.
+    chosen: Any = {"none": "none", "weight": UnitRows()}.get(name)
+    if chosen is None:
+        chosen = normalizer(name, cell=norm_cell, eps=0.1)
+    torch.manual_seed(0)
+    options = {"normalizer": chosen, "dtype": torch.float64}
+    if cell == "gru" and norm_cell:
+        with pytest.raises(ValueError, match="no cell state"):
+            GRU(2, 3, **options)
+        return
+    layer: RecurrentLayer = CELLS[cell](2, 4, **options)
+    x = torch.randn(2, 3, layer.input_size, dtype=torch.float64, requires_grad=True)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    buffers = {key: value.clone() for key, value in layer.named_buffers()}
+
+    def call(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        state = dict(zip(names, values, strict=True)) | {k: v.clone() for k, v in buffers.items()}
+        return torch.as_tensor(torch.func.functional_call(layer, state, (x,))[0])
+
+    assert torch.autograd.gradcheck(call, (x, *parameters))
