@@ -22,7 +22,7 @@ def test_the_demo_trains_a_grid_survives_a_failure_and_reuses_what_has_finished(
     out = tmp_path / "demo"
     written = []
     for cores in (2, 1):
-        monkeypatch.setattr(demo, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr("qlstm_bench.sweep.cluster.cores", lambda cores=cores: cores)
         with pytest.raises(RunError, match=r"2 of 6 runs failed: .*none, lyer: .*did you mean 'layer'"):
             demo.show(out, settings=settings)
         captured = capsys.readouterr()
