@@ -1,11 +1,11 @@
-"""Every cell with every normaliser: what scaling the weights does."""
+"""Every normaliser keeps the promise of its statistics; with every cell, scaling the weights does nothing."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM
+from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, readable_loop
 
 CELLS = {
     "lstm": lambda **o: LSTM(2, 3, **o),
@@ -36,3 +36,17 @@ def test_scaling_the_weights_changes_nothing(cell: str, normalizer: str) -> None
             if name.startswith("weight") and "hr" not in name:
                 parameter *= 17.0
     torch.testing.assert_close(layer(x)[0], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS[1:])
+def test_the_fused_route_computes_what_a_normaliser_does(normalizer: str) -> None:
+    torch.manual_seed(0)
+    option = f"{normalizer}{',' if ':' in normalizer else ':'}cell=true"
+    layer = LSTM(3, 5, normalizer=option, dtype=torch.float64)
+    assert [route.kind for route in layer.routes()] == ["fused"]
+    x = torch.randn(4, 6, 3, dtype=torch.float64)
+    for training in (True, False):
+        layer.train(training)
+        found = layer(x)[0]
+        with readable_loop():
+            torch.testing.assert_close(found, layer(x)[0])
