@@ -251,7 +251,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 
 
 def idx(magic: int, shape: tuple[int, ...], values: bytes) -> bytes:
-    return gzip.compress(struct.pack(f">{1 + len(shape)}I", magic, *shape) + values, compresslevel=1)
+    return gzip.compress(struct.pack(f">{1 + len(shape)}I", magic, *shape) + values, compresslevel=1, mtime=0)
 
 
 @pytest.fixture
