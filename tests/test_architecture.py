@@ -134,14 +134,31 @@ def test_no_function_takes_more_than_fourteen_parameters() -> None:
     } == {}
 
 
-def test_the_page_names_what_exists_and_every_folder_of_sources() -> None:
-    page = ROOT / "docs" / "architecture.md"
+PAGE = ROOT / "docs" / "architecture.md"
+
+
+def test_the_page_names_what_exists_and_every_source() -> None:
     linked = {
-        (page.parent / target).resolve()
-        for target in re.findall(r"\]\(([^()#]+)\)", page.read_text("utf-8"))
+        (PAGE.parent / target).resolve()
+        for target in re.findall(r"\]\(([^()#]+)\)", PAGE.read_text("utf-8"))
         if target.startswith("../packages")
     }
     assert {path for path in linked if not path.exists()} == set()
-    assert len(linked) > 150
     files = [file for src in ROOT.glob("packages/*/src/*") for file in src.rglob("*.*") if file.is_file()]
-    assert {file.parent for file in files if "__pycache__" not in file.parts} - linked == set()
+    folders = {file.parent for file in files if "__pycache__" not in file.parts}
+    modules = {path for path in sources().values() if path.name not in ("__init__.py", "__main__.py")}
+    assert len(modules) > 150
+    assert (folders | modules) - linked == set()
+
+
+def test_the_page_names_functions_and_classes_of_the_files_beside_them() -> None:
+    beside = re.findall(
+        r"((?:`[\w.]+`(?:, | and )?)+) (?:in )?\(?\[[^\]]+\]\(([^()#]+\.py)\)", PAGE.read_text("utf-8")
+    )
+    named = [(name, path) for names, path in beside for name in re.findall(r"`([\w.]+)`", names)]
+    assert len(named) > 30
+    assert [
+        f"{name} in {path}"
+        for name, path in named
+        if not re.search(rf"\b{name.rpartition('.')[2]}\b", (PAGE.parent / path).read_text("utf-8"))
+    ] == []
