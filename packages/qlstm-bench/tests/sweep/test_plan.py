@@ -178,15 +178,25 @@ def test_every_part_has_the_line_it_was_written_on(value: object) -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_complete_and_says_what_it_is(name: str) -> None:
     document = load(name)
-    for scale in ("small", "paper"):
+    for scale in document.value["scales"]:
         read = read_plan(document, scale)
         assert len(read.labels) == len(set(read.labels)) > 1
         assert read.title
         assert len(read.about) > 40
+    assert {"small", "paper"} <= set(document.value["scales"])
     small = read_plan(document)
     assert small.scale == "small"
     assert small.minutes is not None
     assert small.minutes <= 60
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if "cpu" in load(name).value["scales"]])
+def test_a_processor_is_given_the_papers_sizes_for_fewer_epochs(name: str) -> None:
+    cpu, paper = (read_plan(load(name), scale).configs for scale in ("cpu", "paper"))
+    shorter = {"epochs", "eval_every"}
+    sizes = [config.model_dump(exclude=shorter) for config in paper]
+    assert all(config.model_dump(exclude=shorter) in sizes for config in cpu)
+    assert max(config.epochs or 0 for config in cpu) < min(config.epochs or 0 for config in paper)
 
 
 def test_a_file_or_a_preset_is_found(tmp_path: Path) -> None:

@@ -151,9 +151,9 @@ def run_all(
 ) -> Iterator[Ending]:
     """Train every run and yield each once, as it ends.
 
-    A run whose worker process dies is tried again on another one, from its checkpoint; after the scheduler's
-    ``allowed-failures`` (three) deaths under it, it counts as failed. When the caller stops early, or is
-    interrupted, the runs under way stop after their current step and can go on later.
+    A run whose worker process dies is tried again on another one, from its checkpoint; after more than the
+    scheduler's ``allowed-failures`` (three) deaths under it, it counts as failed. When the caller stops
+    early, or is interrupted, the runs under way stop after their current step and can go on later.
 
     Args:
         configs: settings of the runs.

@@ -77,9 +77,10 @@ def forward(kind: str, activation: str, widths: Sequence[int], layer: int) -> fl
 def paper_backward(kind: str, widths: Sequence[int], layer: int, batch: int, *, normalize: bool) -> float:
     """Return V(∂L/∂s^l)/V(∂L/∂s^L) as printed.
 
-    Without normalisation ``Π_{l'=l+1}^{L} K_{l'}·V(w^{l'})``. With it the product over l' = l … L − 1 of, for
-    full precision, equation (2): ``(B² + 2B)/B² · K_{l'+1}·V(w^{l'+1})/σ̂²`` with σ̂² = K_{l'−1}·V(w^{l'});
-    for binary and ternary weights, up to o(1/B^{1−ε}), ``K_{l'+1}/K_{l'−1}``.
+    Without normalisation, equation (7), ``Π_{l'=l+1}^{L} K_{l'}·V(w^{l'})``. With it the product over l' =
+    l … L − 1 of, for full precision, equation (2), ``(B² + 2B)/B² · K_{l'+1}·V(w^{l'+1})/σ̂²`` with σ̂² =
+    K_{l'−1}·V(w^{l'}); for binary and ternary weights, equation (8), ``K_{l'+1}/K_{l'−1}`` up to
+    o(1/B^{1−ε}).
 
     Args:
         kind: kind of the weights.
