@@ -119,18 +119,20 @@ class Alternating(Quantizer):
         count = max(self._count(unit), 1)
         total = bounded_sum(unit, per_row=self.per_row)
         scales, moments = [total / count], [total]
-        gram = torch.full((*total.shape, self.bits, self.bits), float(self._count(unit))).to(total)
+        own = torch.full_like(total, self._count(unit))
+        columns: list[list[Tensor]] = [[own]]  # of the upper triangle
         residual, products = unit, [torch.ones_like(unit)]
-        for k in range(1, self.bits):
+        for _ in range(1, self.bits):
             excess = residual - scales[-1].to(residual.dtype).unsqueeze(-1)
             relative = binary_codes(excess)
             residual = excess.abs_()
             scales.append(bounded_sum(residual, per_row=self.per_row) / count)
-            products = [signs.mul_(relative) for signs in products]
-            for j, signs in enumerate(products):
-                gram[..., j, k] = gram[..., k, j] = bounded_sum(signs, per_row=self.per_row)
+            products = [signs * relative for signs in products]
+            columns.append([*(bounded_sum(signs, per_row=self.per_row) for signs in products), own])
             moments.append(bounded_sum(products[0] * unit, per_row=self.per_row))
             products.append(torch.ones_like(unit))
+        rows = [[columns[max(j, k)][min(j, k)] for k in range(self.bits)] for j in range(self.bits)]
+        gram = torch.stack([torch.stack(row, -1) for row in rows], -2)
         return torch.stack(scales, -1).sort(-1, descending=True).values, gram, torch.stack(moments, -1)
 
     def _cells(self, unit: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
