@@ -23,7 +23,7 @@ def share_of_work(title: str) -> Iterator[Callable[[float], None]]:
     """Show a bar on stderr, where that is a terminal, and give the function that moves it.
 
     Args:
-        title: what is being done.
+        title: description of the work, beside the bar.
 
     Yields:
         a function to be told the share that is done, between 0 and 1.

@@ -99,7 +99,7 @@ def bounded_stretch(bounds: Bounds, inequality: Inequality) -> Tensor:
     largest forget gate.
 
     Args:
-        bounds: of the layer.
+        bounds: bounds of the same layer, step by step.
         inequality: ``bounds.proposition`` or ``bounds.measured``.
     """
     measured = inequality is bounds.measured

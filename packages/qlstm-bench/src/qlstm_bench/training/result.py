@@ -62,7 +62,7 @@ class Result(BaseModel):
         stopped_at: the step after which patience with its validations was at an end.
         task, quantizer, normalizer, seed: from the settings.
         metric: name of the task's figure of merit.
-        metric_title: the same in words.
+        metric_title: the figure of merit in words.
         higher_is_better: whether a larger one is the better one.
         metrics: ``baseline_<metric>`` and, as far as the run came, ``valid_<metric>`` (the last),
             ``best_valid_<metric>`` and its ``best_step``, ``test_<metric>``, ``largest_gradient_norm`` (over

@@ -38,7 +38,7 @@ def run_loop(
         state: initial state, each ``(batch, features)``.
         batch_sizes: how many sequences are alive at each time step; never increasing.
         reverse: from the last step to the first.
-        trace: where to keep every state.
+        trace: receives every state and every pre-activation.
 
     Returns:
         ``(Σ batch_sizes, out)`` outputs and the final state of every sequence.
@@ -77,7 +77,7 @@ def run_step(
         prepared: the layer in one direction.
         gates_x: N(W_x x_t) + b, ``(batch, gates, hidden)``.
         state: of the step before, each ``(batch, features)``.
-        count: how many steps came before.
+        count: number of steps before this one.
 
     Returns:
         The new state, and the recurrent side of the gates, N(W_h h_{t−1}) + b, ``(batch, gates, hidden)``.

@@ -32,7 +32,7 @@ def resolve_each(kind: Kind, value: Any, allowed: tuple[str, ...], default: list
     """Return one template for each key: all of ``default`` from a single value, or those that a dict names.
 
     Args:
-        kind: which of the two.
+        kind: ``"quantizer"`` or ``"normalizer"``.
         value: a name, an object, or a dict of these.
         allowed: keys that a dict may have; those of ``default`` that it leaves out become ``none``.
         default: keys that a single value applies to.

@@ -100,7 +100,7 @@ def panels(lines: Sequence[Line], draw: Draw, height: float = 3.1) -> Figure:
     """Return a figure with a panel for each quantizer and a line for each normaliser, on the same axes.
 
     Args:
-        lines: at least one.
+        lines: one or more networks.
         draw: :func:`draw_norms` or another of this module.
         height: height of the panels, in inches.
     """

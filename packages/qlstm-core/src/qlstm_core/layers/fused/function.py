@@ -94,7 +94,7 @@ class _BackwardRun:
     """Gradients of the arguments.
 
     Args:
-        plan, arguments, tape: of the forward run.
+        plan, arguments, tape: plan, tensors and tape of the forward run.
         y: the outputs.
         gradients: of the outputs and of each final state.
         needed: which gradients are wanted, true or false.

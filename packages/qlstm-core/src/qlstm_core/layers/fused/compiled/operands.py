@@ -112,7 +112,7 @@ class Matrices(NamedTuple):
     Args:
         input: the input weight.
         first, second: the recurrent weight in the order of multiplication, in one factor or in two.
-        projection: of the hidden state.
+        projection: the weight that projects the hidden state.
     """
 
     input: Any
@@ -125,7 +125,7 @@ class Flat(NamedTuple):
     """What products read and write, one row per sequence and step: views of the other bundles' arrays.
 
     Args:
-        inputs: of the layer, ``(rows, features)``.
+        inputs: input of the layer, ``(rows, features)``.
         x: the input side, ``(…, S · units)``.
         p: the recurrent product, or its derivative.
         h: the state that enters it, or its derivative.
