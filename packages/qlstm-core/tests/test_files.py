@@ -72,6 +72,11 @@ def test_links_permissions_and_pipes_are_as_open_has_them(tmp_path):
     reader.join(20)
     assert read == [b"through"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+    reading, writing = os.pipe()  # as a shell gives it for --out >(command)
+    replace_file(f"/dev/fd/{writing}", b"through")
+    os.close(writing)
+    assert os.read(reading, 100) == b"through"
+    os.close(reading)
 
 
 _KILLED = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,12 +13,14 @@ from hook_examples import example
 from qlstm_bench.cli import main
 from qlstm_bench.theory import (
     Experiment,
+    ExperimentSpec,
+    Findings,
     TheoryError,
     default_experiment,
     installed_experiments,
     make_experiment,
 )
-from qlstm_core.plugins import registry
+from qlstm_core.plugins import hookimpl, registry
 
 EXPERIMENTS = list(installed_experiments())
 
@@ -81,6 +84,37 @@ def test_a_strangers_experiment_is_listed_and_runs(
     assert table["predicted"].tolist() == [1, 0.5]
     assert table["measured"].tolist() == pytest.approx([1, 0.5], rel=0.1)
     assert main(["theory", "mean-of-signs"]) == 2
+
+
+@pytest.mark.filterwarnings("default::qlstm_core.plugins.PluginWarning")
+def test_a_strangers_experiment_that_is_broken_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Raises(Experiment):
+        def run(self, progress: Any = None) -> Findings:
+            raise KeyError("nothing")
+
+    class Plugin:
+        @hookimpl
+        def qlstm_theory_experiments(self) -> list[ExperimentSpec]:
+            return [
+                ExperimentSpec(name="gone", summary="a module that is not there", factory="nope.mod:X"),
+                ExperimentSpec(name="raises", summary="a run that fails", factory=Raises),
+            ]
+
+    registry.register(Plugin(), "third-party")
+    try:
+        assert main(["theory", "--list"]) == 0
+        shown = capsys.readouterr()
+        assert "least-squares: " in shown.out
+        assert "warning: left out: experiment 'gone' of third-party cannot be loaded" in shown.err
+        assert main(["theory", "all", "--help"]) == 0
+        assert main(["theory", "raises", "--out", str(tmp_path)]) == 2
+        assert "experiment 'raises' failed: KeyError: 'nothing'; the settings were seed=0" in (
+            capsys.readouterr().err
+        )
+    finally:
+        registry.unregister("third-party")
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "rounding-adam"])
@@ -183,6 +217,18 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         (["theory", "all", "--stepz", "3"], "unknown option '--stepz'.*'--steps'"),
         (["theory", "markov", "--steps", "9"], "steps: input should be greater than or equal to 100"),
         (["theory", "markov", "--dimensions", "3"], "dimensions: expected 1, 2 or 1,2"),
+        (
+            ["theory", "least-squares", "--dimensions", "8,-3"],
+            "dimensions: .*greater than or equal to 1, got '-3'",
+        ),
+        (["theory", "least-squares", "--delta", "0.1,nan"], "delta: .* finite number, got 'nan'"),
+        (["theory", "least-squares", "--condition", "inf"], "condition: .* finite number, got inf"),
+        (["theory", "binary-connect-floor", "--scale", "0"], "scale: .* greater than 0, got '0'"),
+        (["theory", "binary-connect-trap", "--distance", "0.7"], "distance: .* less than or equal to 0.5"),
+        (["theory", "batch-norm-gradient", "--batch", "1"], "batch: .* greater than or equal to 2"),
+        (["theory", "gradient-variance", "--batch", "2"], "batch: .* greater than or equal to 4"),
+        (["theory", "ternary-variance", "--factor", "-1"], "factor: .* greater than or equal to 0"),
+        (["theory", "toy-histograms", "--rate", "-1"], "rate: .* greater than 0"),
         (["theory", "markov", "--out", "/proc/nowhere"], "--out"),
     ],
 )

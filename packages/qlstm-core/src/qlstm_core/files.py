@@ -33,11 +33,12 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str | Callable[[
     Raises:
         OSError: the file cannot be written. Whatever ``content`` raises is passed on; the old file stays.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not (target.is_file() or target.is_dir()):
-        with target.open("wb") as special:
+    # Looked at as it is given: a pipe under /dev/fd has no other name to be opened by.
+    if (given := Path(path)).exists() and not (given.is_file() or given.is_dir()):
+        with given.open("wb") as special:
             _write(special, content)
         return
+    target = Path(os.path.realpath(path))
     remove_leftovers(target)
     file, draft = _begin(target)
     try:

@@ -575,3 +575,13 @@ def test_any_cpu_runs_and_importing_costs_no_numba(environment):
     torch.manual_seed(0)
     wanted, _ = LSTM(5, 6, quantizer=Sign()).eval()(torch.linspace(-1, 1, 20).view(4, 5))
     assert torch.allclose(torch.tensor(found), wanted, atol=3e-5)
+
+
+def test_a_layer_whose_forward_does_more_is_refused():
+    class Doubled(LSTM):
+        def forward(self, input, hx=None):
+            y, state = super().forward(input, hx)
+            return 2 * y, state
+
+    with pytest.raises(TypeError, match="Doubled has a forward of its own"):
+        pack(Doubled(5, 6, quantizer=Sign()))

@@ -51,7 +51,7 @@ def option(name: str, field: FieldInfo) -> inspect.Parameter:
 def help_of(field: FieldInfo) -> str:
     """Return a field's description as a sentence, with the default unless the description says it."""
     text = field.description or ""
-    if text[:1].isascii():
+    if text[:2].isascii() and text[:2].isalpha():  # a symbol keeps its case
         text = text[:1].upper() + text[1:]
     if "default:" in text or field.default in (None, [], ...) or field.is_required():
         return f"{text}."
@@ -89,5 +89,6 @@ def _metavar(field: FieldInfo) -> str | None:
     if get_origin(field.annotation) is Literal:
         return "|".join(get_args(field.annotation))
     if get_origin(field.annotation) is tuple:
-        return f"{get_args(field.annotation)[0].__name__}[,…]"
+        kind = get_args(field.annotation)[0]
+        return f"{getattr(kind, '__origin__', kind).__name__}[,…]"
     return None

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from qlstm_bench.commands.options import given, merged, settings_as_options, spelled
+from qlstm_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -52,11 +53,12 @@ class Experiments(TyperGroup):
         Raises:
             PluginError: there is no experiment of this name, or it cannot be loaded.
         """
-        from qlstm_bench.theory import default_experiment, installed_experiments
+        from qlstm_bench.theory import default_experiment, loadable_experiments
 
         if cmd_name == "all":
-            found = [default_experiment(name) for name in installed_experiments()]
-            fields = merged(item for one in found for item in type(one).model_fields.items())
+            fields = merged(
+                item for one in loadable_experiments().values() for item in type(one).model_fields.items()
+            )
             return _command(cmd_name, fields, _ALL)
         experiment = type(default_experiment(cmd_name))
         paragraphs = experiment.equation().split("\n\n")
@@ -103,20 +105,15 @@ def _command(name: str, fields: dict[str, FieldInfo], about: str) -> Any:
 
 def _chosen(name: str, settings: dict[str, Any]) -> dict[str, Experiment]:
     """Return the experiments to run, each with the settings that it takes."""
-    from qlstm_bench.theory import default_experiment, installed_experiments, make_experiment
+    from qlstm_bench.theory import loadable_experiments, make_experiment
 
     if name != "all":
         return {name: make_experiment(name, settings)}
     return {
         known: make_experiment(
-            known,
-            {
-                setting: value
-                for setting, value in settings.items()
-                if setting in type(default_experiment(known)).model_fields
-            },
+            known, {name: value for name, value in settings.items() if name in type(one).model_fields}
         )
-        for known in installed_experiments()
+        for known, one in loadable_experiments().items()
     }
 
 
@@ -124,7 +121,7 @@ def _run(experiments: dict[str, Experiment], out: Path) -> None:
     import time
 
     from qlstm_bench.progress import share_of_work
-    from qlstm_bench.theory import installed_experiments
+    from qlstm_bench.theory import TheoryError, installed_experiments
     from qlstm_bench.theory.report import Ended, as_text, write_report
     from qlstm_bench.training.folder import check_writable
 
@@ -133,7 +130,15 @@ def _run(experiments: dict[str, Experiment], out: Path) -> None:
     for number, (name, experiment) in enumerate(experiments.items()):
         started = time.monotonic()
         with share_of_work(f"{number + 1}/{len(experiments)} {name}") as done:
-            findings = experiment.run(done)
+            try:
+                findings = experiment.run(done)
+            except BenchError:
+                raise
+            except Exception as error:
+                raise TheoryError(
+                    f"experiment {name!r} failed: {type(error).__name__}: {error}; the settings were "
+                    + ", ".join(f"{key}={spelled(value)}" for key, value in experiment)
+                ) from error
         title = installed_experiments()[name].summary
         ended.append(Ended(name, title, experiment, findings, time.monotonic() - started))
         write_report(ended, out)  # what has ended is there, whatever becomes of the rest
@@ -151,10 +156,11 @@ def _run(experiments: dict[str, Experiment], out: Path) -> None:
 
 
 def _print_list() -> None:
-    from qlstm_bench.theory import default_experiment, installed_experiments
+    from qlstm_bench.theory import installed_experiments, loadable_experiments
 
-    for name, spec in installed_experiments().items():
-        print(f"{name}: {spec.summary}")
-        for setting, field in type(default_experiment(name)).model_fields.items():
-            print(f"  --{setting} {spelled(field.default)}  {field.description}")
+    specs = installed_experiments()
+    for name, experiment in loadable_experiments().items():
+        print(f"{name}: {specs[name].summary}")
+        for setting, field in type(experiment).model_fields.items():
+            print(f"  --{setting.replace('_', '-')} {spelled(field.default)}  {field.description}")
         print()

@@ -8,10 +8,11 @@ from qlstm_bench.theory.experiment import (
     default_experiment,
     experiments_of,
     installed_experiments,
+    loadable_experiments,
     make_experiment,
 )
 
 __all__ = [
     "Experiment", "ExperimentSpec", "Findings", "TheoryError", "default_experiment", "experiments_of",
-    "installed_experiments", "make_experiment",
+    "installed_experiments", "loadable_experiments", "make_experiment",
 ]  # fmt: skip

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from qlstm_bench.errors import BenchError
-from qlstm_core.plugins import Registry, Spec, registry
+from qlstm_core.plugins import PluginError, PluginWarning, Registry, Spec, registry
 from qlstm_core.plugins.catalogue import Catalogue
 from qlstm_core.plugins.errors import suggest
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 """Told the share of the work that is done, between 0 and 1."""
+
+Count = Annotated[int, Field(ge=1)]
+"""A number of things, at least one."""
+
+Positive = Annotated[float, Field(gt=0)]
+"""A number above 0."""
 
 
 class TheoryError(BenchError, ValueError):
@@ -62,7 +69,7 @@ class Experiment(BaseModel, ABC):
     An experiment is a function of its settings alone: the same settings give the same table on one machine.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random generator")
 
@@ -107,9 +114,9 @@ class Experiment(BaseModel, ABC):
         except ValidationError as error:
             first = error.errors()[0]
             message = first["msg"].removeprefix("Value error, ")
-            setting = ".".join(str(part) for part in first["loc"])
+            setting = str(first["loc"][0]) if first["loc"] else name
             raise TheoryError(
-                f"{setting or name}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+                f"{setting}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
             ) from error
 
 
@@ -123,6 +130,17 @@ def installed_experiments() -> dict[str, ExperimentSpec]:
     catalogue = experiments_of(registry)
     named = zip(catalogue.names(), catalogue.specs(), strict=True)
     return dict(sorted(named, key=lambda one: one[1].references))
+
+
+def loadable_experiments() -> dict[str, Experiment]:
+    """Return every installed experiment with its default settings; one that cannot be made is warned of."""
+    found = {}
+    for name in installed_experiments():
+        try:
+            found[name] = default_experiment(name)
+        except PluginError as error:
+            warnings.warn(f"left out: {error}", PluginWarning, stacklevel=2)
+    return found
 
 
 def default_experiment(name: str) -> Experiment:

@@ -75,6 +75,11 @@ def extract(layer: RecurrentLayer) -> Network:
 
 
 def _check_cell(layer: RecurrentLayer) -> None:
+    if type(layer).forward is not RecurrentLayer.forward:
+        raise TypeError(
+            f"{type(layer).__name__} has a forward of its own, which packing does not see: what it does "
+            "besides belongs around the layer"
+        )
     if layer.cell not in PACKED_CELLS.values():
         raise TypeError(
             f"{type(layer).__name__} has the cell {layer.cell.name!r}, which the kernels do not know; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import torch
@@ -55,7 +55,9 @@ class BatchNormGradient(Experiment):
     Source: Sari and Partovi Nia 2020, "Batch normalization in quantized networks".
     """
 
-    batch: tuple[int, ...] = Field(default=(2, 3, 4, 6, 8, 16, 32, 64, 256), description="B, samples")
+    batch: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        default=(2, 3, 4, 6, 8, 16, 32, 64, 256), description="B, samples"
+    )
     features: int = Field(default=20_000, ge=10, description="neurons, each with its own sums and gradient")
 
     def run(self, progress: Progress = lambda share: None) -> Findings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import torch
@@ -56,7 +56,9 @@ class TernaryVariance(Experiment):
         2016.
     """
 
-    factor: tuple[float, ...] = Field(default=(0.0, 0.35, 0.7, 1.05, 1.4), description="t, Δ over E|w|")
+    factor: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(0.0, 0.35, 0.7, 1.05, 1.4), description="t, Δ over E|w|"
+    )
     width: int = Field(default=512, ge=2, le=8192, description="K, inputs and neurons of the layer")
     batch: int = Field(default=1024, ge=8, description="B, samples")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import torch
@@ -44,10 +44,16 @@ class GradientVariance(Experiment):
     al. 2019, "A mean field theory of batch normalization", arXiv:1902.08129.
     """
 
-    width: tuple[int, ...] = Field(default=(16, 128), description="K_0, width of the input")
-    growth: tuple[float, ...] = Field(default=(1.0, 1.25), description="width of a layer over that before it")
+    width: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        default=(16, 128), description="K_0, width of the input"
+    )
+    growth: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = Field(
+        default=(1.0, 1.25), description="width of a layer over that before it"
+    )
     depth: int = Field(default=8, ge=2, le=64, description="L, layers")
-    batch: tuple[int, ...] = Field(default=(8, 64), description="B, samples; at least 4")
+    batch: tuple[Annotated[int, Field(ge=4)], ...] = Field(
+        default=(8, 64), description="B, samples; at least 4"
+    )
     networks: int = Field(default=24, ge=2, description="random networks per case")
 
     def run(self, progress: Progress = lambda share: None) -> Findings:

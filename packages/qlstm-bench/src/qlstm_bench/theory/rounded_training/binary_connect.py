@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from qlstm_bench.theory.experiment import Experiment, Findings, Progress
+from qlstm_bench.theory.experiment import Experiment, Findings, Positive, Progress
 from qlstm_bench.theory.rounded_training import convex_bounds
 from qlstm_bench.theory.rounded_training.convex import noisy_least_squares
 from qlstm_bench.theory.rounded_training.descent import Array, Problem, descend
@@ -119,8 +119,8 @@ class BinaryConnectFloor(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379, theorem 4.
     """
 
-    delta: tuple[float, ...] = Field(default=(1.0, 2.0, 4.0), description="Δ, in units of 1/c")
-    scale: tuple[float, ...] = Field(default=(1.0, 0.1, 0.01, 0.001), description="c, the feature's size")
+    delta: tuple[Positive, ...] = Field(default=(1.0, 2.0, 4.0), description="Δ, in units of 1/c")
+    scale: tuple[Positive, ...] = Field(default=(1.0, 0.1, 0.01, 0.001), description="c, the feature's size")
     share: float = Field(default=0.85, gt=0, lt=1, description="π, share of positive labels")
     strength: float = Field(default=0.05, gt=0, description="λ of the regulariser")
     steps: int = Field(default=1_000_000, ge=10, le=10_000_000, description="T, descent steps")
@@ -183,7 +183,7 @@ class BinaryConnectTrap(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379, theorem 4 and corollary 1.
     """
 
-    distance: tuple[float, ...] = Field(
+    distance: tuple[Annotated[float, Field(gt=0, le=0.5)], ...] = Field(
         default=(0.04, 0.05, 0.06, 0.08, 0.12, 0.25), description="ρ, of w* to the grid, in Δ"
     )
     delta: float = Field(default=1.0, gt=0, description="Δ, distance of grid points")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from qlstm_bench.theory.experiment import Experiment, Findings, Progress
+from qlstm_bench.theory.experiment import Count, Experiment, Findings, Positive, Progress
 from qlstm_bench.theory.rounded_training import convex_bounds
 from qlstm_bench.theory.rounded_training.descent import METHODS, Array, Descent, Problem, descend
 from qlstm_core.kernels.compile import compiled
@@ -102,8 +102,8 @@ def logistic(dimension: int, strength: float, rows: int, rng: np.random.Generato
 
 
 class _Convex(Experiment):
-    delta: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2), description="Δ, distance of grid points")
-    dimensions: tuple[int, ...] = Field(default=(4, 16, 64), description="d, number of weights")
+    delta: tuple[Positive, ...] = Field(default=(0.05, 0.1, 0.2), description="Δ, distance of grid points")
+    dimensions: tuple[Count, ...] = Field(default=(4, 16, 64), description="d, number of weights")
     steps: int = Field(default=20_000, ge=10, le=10_000_000, description="T, descent steps")
     chains: int = Field(default=32, ge=2, description="independent repetitions")
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from qlstm_bench.theory.experiment import Experiment, Findings, Progress
+from qlstm_bench.theory.experiment import Experiment, Findings, Positive, Progress
 from qlstm_bench.theory.rounded_training.descent import Array
 from qlstm_bench.theory.rounded_training.lattice import Lattice
 
@@ -152,7 +152,7 @@ class MarkovLimit(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379, theorem 5.
     """
 
-    rate: tuple[float, ...] = Field(default=(0.3, 0.1, 0.03, 0.01, 0.003), description="α, learning rate")
+    rate: tuple[Positive, ...] = Field(default=(0.3, 0.1, 0.03, 0.01, 0.003), description="α, learning rate")
     delta: float = Field(default=0.5, ge=0.1, le=2, description="Δ, distance of grid points")
     noise: float = Field(default=2.0, gt=0, description="σ, standard deviation of the gradient")
     dimensions: tuple[int, ...] = Field(default=(1, 2), description="d, number of weights: 1, 2, or both")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from qlstm_bench.theory.experiment import Experiment, Findings, Progress
+from qlstm_bench.theory.experiment import Experiment, Findings, Positive, Progress
 from qlstm_bench.theory.rounded_training.descent import Array
 from qlstm_bench.theory.rounded_training.lattice import MINIMIZERS, Lattice
 from qlstm_bench.theory.rounded_training.markov import (
@@ -45,7 +45,7 @@ class ToyHistograms(Experiment):
     Source: Li et al. 2017, arXiv:1706.02379; the poster does not print its function.
     """
 
-    rate: tuple[float, ...] = Field(
+    rate: tuple[Positive, ...] = Field(
         default=(1.0, 0.1, 0.01, 0.001), description="α, in the order of their use"
     )
     delta: float = Field(default=0.5, ge=0.1, le=2, description="Δ, distance of grid points")
@@ -97,7 +97,11 @@ class ToyHistograms(Experiment):
 
 
 def _draw(
-    figure: Figure, axis: Array, shown: dict[tuple[str, float], Array], limit: Array, rate: tuple[float, ...]
+    figure: Figure,
+    axis: Array,
+    shown: dict[tuple[str, float], Array],
+    limit: Array,
+    rate: tuple[Positive, ...],
 ) -> None:
     panels = figure.subplots(2, len(rate), sharex=True, sharey="row", squeeze=False)
     width = axis[1] - axis[0]
