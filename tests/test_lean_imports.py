@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -65,3 +66,20 @@ def test_building_a_layer_by_name_imports_nothing_heavy() -> None:
     imported = third_party_imports(statement)
     assert "qlstm_quant" in imported
     assert imported.isdisjoint(HEAVY)
+
+
+def test_what_is_exported_is_imported_when_it_is_used() -> None:
+    assert third_party_imports("import qlstm_bench, qlstm_core.packed") == {
+        "qlstm_bench",
+        "qlstm_core",
+        "pluggy",
+    }
+
+
+@pytest.mark.parametrize("package", ["qlstm_core", "qlstm_core.packed", "qlstm_bench"])
+def test_every_exported_name_is_there(package: str) -> None:
+    module = import_module(package)
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'trian'"):
+        _ = module.trian

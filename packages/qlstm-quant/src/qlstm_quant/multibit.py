@@ -121,16 +121,16 @@ class Alternating(Quantizer):
         scales, moments = [total / count], [total]
         own = torch.full_like(total, self._count(unit))
         columns: list[list[Tensor]] = [[own]]  # of the upper triangle
-        residual, products = unit, [torch.ones_like(unit)]
+        residual = unit
+        products: list[Tensor] = []  # B_j B_k of the newest k, for every j before it
         for _ in range(1, self.bits):
             excess = residual - scales[-1].to(residual.dtype).unsqueeze(-1)
             relative = binary_codes(excess)
             residual = excess.abs_()
             scales.append(bounded_sum(residual, per_row=self.per_row) / count)
-            products = [signs * relative for signs in products]
+            products = [*(signs * relative for signs in products), relative]
             columns.append([*(bounded_sum(signs, per_row=self.per_row) for signs in products), own])
             moments.append(bounded_sum(products[0] * unit, per_row=self.per_row))
-            products.append(torch.ones_like(unit))
         rows = [[columns[max(j, k)][min(j, k)] for k in range(self.bits)] for j in range(self.bits)]
         gram = torch.stack([torch.stack(row, -1) for row in rows], -2)
         return torch.stack(scales, -1).sort(-1, descending=True).values, gram, torch.stack(moments, -1)

@@ -110,7 +110,7 @@ def _chosen(name: str, settings: dict[str, Any]) -> dict[str, Experiment]:
     if name != "all":
         return {name: make_experiment(name, settings)}
     return {
-        known: make_experiment(
+        known: type(one).build(
             known, {name: value for name, value in settings.items() if name in type(one).model_fields}
         )
         for known, one in loadable_experiments().items()

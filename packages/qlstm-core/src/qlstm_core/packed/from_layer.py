@@ -49,7 +49,7 @@ def extract(layer: RecurrentLayer) -> Network:
             "pack takes an LSTM, GRU, FactorizedLSTM or GroupedLSTM of qlstm_core, "
             f"got {type(layer).__name__}"
         )
-    _check_cell(layer)
+    _check_family(layer)
     if not layer.quantizers:
         raise ValueError(
             "nothing to pack: every weight is full precision (quantizer='none'); choose a quantizer with few "
@@ -74,7 +74,7 @@ def extract(layer: RecurrentLayer) -> Network:
     return network
 
 
-def _check_cell(layer: RecurrentLayer) -> None:
+def _check_family(layer: RecurrentLayer) -> None:
     if type(layer).forward is not RecurrentLayer.forward:
         raise TypeError(
             f"{type(layer).__name__} has a forward of its own, which packing does not see: what it does "
