@@ -58,7 +58,8 @@ class CharLM(LanguageModelling):
 
     def model(self, quantizer: str, normalizer: str) -> CharLanguageModel:
         """Return a fresh :class:`CharLanguageModel`."""
-        return CharLanguageModel(make_layer(self._config, len(self._text.symbols), quantizer, normalizer))
+        symbols = len(self._text.symbols)
+        return CharLanguageModel(make_layer(self._config, symbols, quantizer, normalizer, tokens=True))
 
     def to_metric(self, loss: float) -> float:
         """Return nats as bits."""

@@ -102,8 +102,10 @@ class Classification(Task):
 
     def model(self, quantizer: str, normalizer: str) -> SequenceClassifier:
         """Return a fresh :class:`SequenceClassifier`."""
-        inputs = self._data.tokens or self._data.features * self._per_step
-        return SequenceClassifier(make_layer(self._config, inputs, quantizer, normalizer), self._data.classes)
+        data = self._data
+        inputs = data.tokens or data.features * self._per_step
+        layer = make_layer(self._config, inputs, quantizer, normalizer, tokens=data.tokens > 0)
+        return SequenceClassifier(layer, data.classes)
 
     def recurrent(self, model: nn.Module) -> RecurrentLayer:
         """Return the model's ``recurrent``."""

@@ -19,7 +19,13 @@ CELLS: dict[str, Callable[..., RecurrentLayer]] = {
 
 
 def make_layer(
-    config: RunConfig, input_size: int, quantizer: str, normalizer: str, *, dropout: float | None = None
+    config: RunConfig,
+    input_size: int,
+    quantizer: str,
+    normalizer: str,
+    *,
+    dropout: float | None = None,
+    tokens: bool = False,
 ) -> RecurrentLayer:
     """Return a freshly initialised recurrent layer; what every task builds its model around.
 
@@ -28,6 +34,7 @@ def make_layer(
         input_size: features, or number of tokens.
         quantizer, normalizer: names, as text.
         dropout: dropout between layers, instead of the setting.
+        tokens: whether the layer reads tokens.
 
     Raises:
         ConfigError: sizes that do not fit the cell.
@@ -46,6 +53,7 @@ def make_layer(
             dropout=config.dropout if dropout is None else dropout,
             quantizer=quantizer,
             normalizer=normalizer,
+            tokens=tokens,
             **options,
         )
     except PluginError:
