@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from qlstm_core import init
 from qlstm_core.bitplanes import BitPlanes
+from qlstm_core.conversion import convert
 from qlstm_core.curvature import track_curvature
 from qlstm_core.exports import lazily
 from qlstm_core.interfaces import Normalizer, Quantizer, straight_through
@@ -11,9 +12,12 @@ from qlstm_core.layers import (
     GRU,
     LSTM,
     Cell,
+    Embedding,
     FactorizedLSTM,
     GroupedLSTM,
     InitialState,
+    Linear,
+    QuantizedLayer,
     RecurrentLayer,
     StateTrace,
     readable_loop,
@@ -30,15 +34,19 @@ __all__ = [
     "LSTM",
     "BitPlanes",
     "Cell",
+    "Embedding",
     "FactorizedLSTM",
     "GroupedLSTM",
     "InitialState",
+    "Linear",
     "Normalizer",
     "PackedGRU",
     "PackedLSTM",
+    "QuantizedLayer",
     "Quantizer",
     "RecurrentLayer",
     "StateTrace",
+    "convert",
     "init",
     "load_packed",
     "pack",

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from qlstm_core.interfaces import Quantizer
 from qlstm_core.layers.computed_weights import source_of
-from qlstm_core.layers.stack import RecurrentLayer
+from qlstm_core.layers.quantized import QuantizedLayer
 
 _SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Names under which torch's optimizers keep them: Adam's family, RMSprop and Adadelta, Adagrad."""
@@ -31,7 +30,7 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
     parameter of its shape stand for its own.
 
     Args:
-        model: a module with recurrent layers, or one of them.
+        model: a module with quantized layers, or one of them.
         optimizer: holds their weights.
 
     Returns:
@@ -48,16 +47,16 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
     tracked = _tracked(model)
     if not tracked:
         raise ValueError("no quantizer of this model needs second moments: track_curvature has nothing to do")
-    for name, layer, key in tracked:
-        if not _holds(optimizer, _source(layer, key)):
+    for name, layer, weight_name in tracked:
+        if not _holds(optimizer, _source(layer, weight_name)):
             raise ValueError(f"the optimizer does not hold {name}, whose quantizer needs its second moments")
     if isinstance(optimizer, torch.optim.SGD | torch.optim.ASGD | torch.optim.Rprop | torch.optim.LBFGS):
         raise TypeError(_no_moments(optimizer))
 
     def update(stepped: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for name, layer, key in tracked:
+        for name, layer, weight_name in tracked:
             # Looked up at each step: moving a module replaces its buffers, loading one maybe its weights.
-            weight = _source(layer, key)
+            weight = _source(layer, weight_name)
             state = stepped.state.get(weight)
             if not state:
                 if not _holds(stepped, weight):
@@ -70,25 +69,29 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
             moment = next((state[name] for name in _SECOND_MOMENTS if name in state), None)
             if moment is None:
                 raise TypeError(_no_moments(stepped))
-            layer.get_buffer(f"curvature_{key}").copy_(moment)
+            _curvature(layer, weight_name).copy_(moment)
 
     return optimizer.register_step_post_hook(update)
 
 
-def _tracked(model: nn.Module) -> list[tuple[str, RecurrentLayer, str]]:
-    """Return name, layer and key of every weight whose quantizer needs curvature."""
+def _tracked(model: nn.Module) -> list[tuple[str, QuantizedLayer, str]]:
+    """Return the full name, the layer and the name in it of every weight whose quantizer needs curvature."""
     return [
-        (f"{prefix}.weight_{key}".lstrip("."), module, key)
+        (f"{prefix}.{weight}".lstrip("."), module, weight)
         for prefix, module in model.named_modules()
-        if isinstance(module, RecurrentLayer)
-        for key, quantizer in module.quantizers.items()
-        if isinstance(quantizer, Quantizer) and quantizer.needs_curvature
+        if isinstance(module, QuantizedLayer)
+        for weight, quantizer in module.weight_quantizers().items()
+        if quantizer.needs_curvature
     ]
 
 
-def _source(layer: RecurrentLayer, key: str) -> nn.Parameter:
+def _curvature(layer: QuantizedLayer, weight: str) -> Tensor:
+    return layer.get_buffer(weight.replace("weight", "curvature", 1))
+
+
+def _source(layer: QuantizedLayer, weight: str) -> nn.Parameter:
     """Return the parameter whose second moments are those of a weight."""
-    return source_of(layer, f"weight_{key}", layer.get_buffer(f"curvature_{key}").shape)
+    return source_of(layer, weight, _curvature(layer, weight).shape)
 
 
 def _holds(optimizer: torch.optim.Optimizer, weight: Tensor) -> bool:

@@ -6,7 +6,9 @@ from qlstm_core.layers.grouped import GroupedLSTM
 from qlstm_core.layers.gru import GRU
 from qlstm_core.layers.initial_state import InitialState
 from qlstm_core.layers.lstm import LSTM
+from qlstm_core.layers.matrix import Embedding, Linear
 from qlstm_core.layers.prepared import StateTrace
+from qlstm_core.layers.quantized import QuantizedLayer
 from qlstm_core.layers.route import Route, readable_loop
 from qlstm_core.layers.stack import RecurrentLayer, record_states
 
@@ -14,9 +16,12 @@ __all__ = [
     "GRU",
     "LSTM",
     "Cell",
+    "Embedding",
     "FactorizedLSTM",
     "GroupedLSTM",
     "InitialState",
+    "Linear",
+    "QuantizedLayer",
     "RecurrentLayer",
     "Route",
     "StateTrace",

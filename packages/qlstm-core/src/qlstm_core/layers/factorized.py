@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qlstm_core.interfaces import Normalizer
 from qlstm_core.layers.linear import Dense, Factored, LinearMap
@@ -43,6 +43,8 @@ class FactorizedLSTM(LSTM):
 
     Source: Kuchaiev and Ginsburg 2017, arXiv:1703.10722, section 2.1.
     """
+
+    twin: ClassVar[type[nn.RNNBase] | None] = None
 
     def __init__(self, *args: Any, rank: int = 512, **kwargs: Any) -> None:
         self.rank = rank

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qlstm_core.interfaces import Normalizer
 from qlstm_core.layers.linear import Grouped, LinearMap
@@ -41,6 +41,8 @@ class GroupedLSTM(LSTM):
 
     Source: Kuchaiev and Ginsburg 2017, arXiv:1703.10722, section 2.2.
     """
+
+    twin: ClassVar[type[nn.RNNBase] | None] = None
 
     def __init__(self, *args: Any, groups: int | Sequence[int] = 4, **kwargs: Any) -> None:
         self.groups = groups if isinstance(groups, int) else tuple(groups)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from qlstm_core.layers.cell import GRU_CELL, Cell
-from qlstm_core.layers.stack import RecurrentLayer
+from qlstm_core.layers.from_float import TorchTwin
 from qlstm_core.layers.templates import NormalizerLike, QuantizerLike
 
 
-class GRU(RecurrentLayer):
+class GRU(TorchTwin):
     r"""A drop-in for :class:`torch.nn.GRU` with quantized weights and normalised pre-activations.
 
     With Q the quantizer, N the normaliser of each side, and one matrix per gate:
@@ -37,6 +38,7 @@ class GRU(RecurrentLayer):
     """
 
     cell: ClassVar[Cell] = GRU_CELL
+    twin: ClassVar[type[nn.RNNBase] | None] = nn.GRU
 
     def __init__(
         self,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import nn
+
 from qlstm_core.layers.cell import LSTM_CELL, Cell
-from qlstm_core.layers.stack import RecurrentLayer
+from qlstm_core.layers.from_float import TorchTwin
 
 
-class LSTM(RecurrentLayer):
+class LSTM(TorchTwin):
     r"""A drop-in for :class:`torch.nn.LSTM` with quantized weights and normalised pre-activations.
 
     With Q the quantizer, N the normaliser of each side, and one matrix per gate:
@@ -55,3 +57,4 @@ class LSTM(RecurrentLayer):
     """
 
     cell: ClassVar[Cell] = LSTM_CELL
+    twin: ClassVar[type[nn.RNNBase] | None] = nn.LSTM

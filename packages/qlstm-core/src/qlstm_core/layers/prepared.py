@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer
@@ -47,6 +48,9 @@ class StateTrace:
         direction: 0 forward, 1 reverse.
         prepared: what the layer computed with: quantized weights, normalisers, biases.
         initial: the state it began from, each ``(batch, features)``.
+        input: what it received, the rows of all steps one after the other, ``(Σ batch_sizes, features)``, or
+            tokens.
+        batch_sizes: how many sequences are alive at each time step.
         h: one ``(live batch, hidden or proj)`` tensor per time step, in order of time; what the next step
             receives.
         c: the same for the cell state, ``(live batch, hidden)``; empty for cells that have none.
@@ -58,7 +62,19 @@ class StateTrace:
     direction: int
     prepared: PreparedCell
     initial: tuple[Tensor, ...]
+    input: Tensor
+    batch_sizes: list[int]
     h: list[Tensor] = field(default_factory=list)
     c: list[Tensor] = field(default_factory=list)
     x: list[Tensor] = field(default_factory=list)
     r: list[Tensor] = field(default_factory=list)
+
+    def received(self) -> list[Tensor]:
+        """Return the h that each time step received from the one processed before it, ``(live batch, …)``."""
+        before = self.initial[0]
+        order = range(len(self.h))
+        found = [before] * len(self.h)
+        for t in reversed(order) if self.direction else order:
+            found[t] = before[: self.batch_sizes[t]]
+            before = torch.cat([self.h[t], before[self.batch_sizes[t] :]])
+        return found

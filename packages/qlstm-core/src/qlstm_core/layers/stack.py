@@ -120,7 +120,7 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
             initial = tuple(s[direction] for s in state)
             trace = None
             if self._traces is not None:
-                trace = StateTrace(layer, direction, prepared, initial)
+                trace = StateTrace(layer, direction, prepared, initial, x, batch_sizes)
                 self._traces.append(trace)
             if routes[direction].kind == "fused":
                 y, final = run_fused(prepared, x, initial, batch_sizes, reverse=direction == 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from torch import Tensor, nn
+
 from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.plugins import registry
 
@@ -59,3 +61,20 @@ def labels(**given: Any) -> dict[str, str]:
         return value if isinstance(value, str) else type(value).__name__
 
     return {key: label(value) for key, value in given.items() if value != "none"}
+
+
+def prepare_anew(module: nn.Module, weight: Tensor) -> None:
+    """Let a quantizer or normaliser start anew, keeping Parameter objects that an optimizer may hold."""
+    assert isinstance(module, Quantizer | Normalizer)
+    before = dict(module.named_parameters(recurse=False))
+    module.prepare(weight.detach())
+    for name, old in before.items():
+        new = getattr(module, name, None)
+        if (
+            isinstance(new, nn.Parameter)
+            and new is not old
+            and new.shape == old.shape
+            and new.device == old.device
+        ):
+            old.data.copy_(new.data)
+            setattr(module, name, old)

@@ -25,13 +25,21 @@ from qlstm_core.layers.checks import check_arguments
 from qlstm_core.layers.computed_weights import assign
 from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.prepared import PreparedCell
-from qlstm_core.layers.templates import NormalizerLike, QuantizerLike, labels, resolve, resolve_each
+from qlstm_core.layers.quantized import QuantizedLayer
+from qlstm_core.layers.templates import (
+    NormalizerLike,
+    QuantizerLike,
+    labels,
+    prepare_anew,
+    resolve,
+    resolve_each,
+)
 
 MatrixShape = tuple[int, int, int]
 """``(gates, rows, cols)`` of one weight, as quantizers see it."""
 
 
-class WeightedLayer(nn.Module):
+class WeightedLayer(QuantizedLayer):
     """All parameters under torch's names, with what quantizes and normalises them."""
 
     cell: ClassVar[Cell]
@@ -216,21 +224,21 @@ class WeightedLayer(nn.Module):
             weights = self.full_precision_weights(layer, direction)
             for key, weight in weights.items():
                 if key + suffix in self.quantizers:
-                    _prepare(self.quantizers[key + suffix], weight)
+                    prepare_anew(self.quantizers[key + suffix], weight)
                 if (curvature := getattr(self, f"curvature_{key}{suffix}", None)) is not None:
                     curvature.fill_(1)
             for key in ("ih", "hh"):
                 if key + suffix in self.normalizers:
-                    _prepare(self.normalizers[key + suffix], self.side_weight(key, weights))
+                    prepare_anew(self.normalizers[key + suffix], self.side_weight(key, weights))
             if "cell" + suffix in self.normalizers:
                 groups = self.groups_of(layer)
                 empty = weight.new_empty(groups, self.hidden_size // groups, 0)
-                _prepare(self.normalizers["cell" + suffix], empty)
+                prepare_anew(self.normalizers["cell" + suffix], empty)
             if "state" + suffix in self.state_quantizers:
                 # States lie in (−1, 1): a spread of them stands for the initial weight.
                 spread = torch.linspace(-1, 1, self.output_size).to(weight)
                 state_quantizer = self.state_quantizers["state" + suffix]
-                _prepare(state_quantizer, spread.view(1, 1, -1))
+                prepare_anew(state_quantizer, spread.view(1, 1, -1))
                 if next(state_quantizer.parameters(), None) is not None:
                     raise ValueError(
                         f"state_quantizer {type(state_quantizer).__name__} learns parameters for one matrix, "
@@ -343,6 +351,18 @@ class WeightedLayer(nn.Module):
                     if not torch.equal(constrained, weight):
                         assign(self, name, constrained.view_as(getattr(self, name)))
 
+    def weight_quantizers(self) -> dict[str, Quantizer]:
+        """Return the quantizers by the name of the full-precision weight that each acts on."""
+        return {
+            f"weight_{key}": module
+            for key, module in self.quantizers.items()
+            if isinstance(module, Quantizer)
+        }
+
+    def adopt_quantizer(self, weight: str, quantizer: Quantizer) -> None:
+        """Take the quantizer of another layer that has the same weight."""
+        self.quantizers[weight.removeprefix("weight_")] = quantizer
+
     def storage_bytes(self) -> int:
         """Bytes of the layer as deployed.
 
@@ -393,20 +413,3 @@ def _placed(template: Normalizer, side: str, tokens: bool) -> Normalizer:
     normalizer = copy.deepcopy(template)
     normalizer.side, normalizer.tokens = side, tokens
     return normalizer
-
-
-def _prepare(module: nn.Module, weight: Tensor) -> None:
-    """Let a quantizer or normaliser start anew, keeping Parameter objects that an optimizer may hold."""
-    assert isinstance(module, Quantizer | Normalizer)
-    before = dict(module.named_parameters(recurse=False))
-    module.prepare(weight.detach())
-    for name, old in before.items():
-        new = getattr(module, name, None)
-        if (
-            isinstance(new, nn.Parameter)
-            and new is not old
-            and new.shape == old.shape
-            and new.device == old.device
-        ):
-            old.data.copy_(new.data)
-            setattr(module, name, old)

@@ -1,0 +1,251 @@
+"""Drop-ins for torch.nn.Linear and Embedding with a quantized weight."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qlstm_core.interfaces import NoQuantizer, Quantizer
+from qlstm_core.layers.border import check_result
+from qlstm_core.layers.computed_weights import assign
+from qlstm_core.layers.quantized import QuantizedLayer
+from qlstm_core.layers.templates import QuantizerLike, labels, prepare_anew, resolve
+
+
+class _Matrix(QuantizedLayer):
+    """One weight ``(rows, cols)``, which quantizers see as the matrix of one gate, ``(1, rows, cols)``.
+
+    Attributes:
+        quantizer: this layer's own copy. Layers that share a weight share it too.
+    """
+
+    weight: nn.Parameter
+    quantizer: Quantizer
+
+    def _quantize_by(self, quantizer: QuantizerLike) -> None:
+        self.labels = labels(quantizer=quantizer)
+        self.quantizer = copy.deepcopy(resolve("quantizer", quantizer))
+        if self.quantizer.needs_curvature:
+            self.register_buffer("curvature", torch.ones_like(self.weight))
+        self.prepare_from_weights()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight as torch does, and let the quantizer start anew from it."""
+        super().reset_parameters()  # type: ignore[misc]
+        if "quantizer" in self._modules:  # torch's constructor draws before there is one
+            self.prepare_from_weights()
+
+    @torch.no_grad()
+    def prepare_from_weights(self) -> None:
+        """Let the quantizer start anew from the weight as it is now; its parameters stay the same objects."""
+        prepare_anew(self.quantizer, self.weight.unsqueeze(0))
+        if self.quantizer.needs_curvature:
+            self.get_buffer("curvature").fill_(1)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether a quantizer acts on the weight."""
+        return not isinstance(self.quantizer, NoQuantizer)
+
+    def quantized_weight(self) -> Tensor:
+        """Return Q(W), ``(rows, cols)``, connected to the graph."""
+        if not self.quantizes:
+            return self.weight
+        matrix = self.weight.unsqueeze(0)
+        curvature = self.get_buffer("curvature").unsqueeze(0) if self.quantizer.needs_curvature else None
+        return check_result(self.quantizer, "weight", matrix, self.quantizer(matrix, curvature)).squeeze(0)
+
+    def weight_quantizers(self) -> dict[str, Quantizer]:
+        """Return the quantizer of ``weight``, if there is one."""
+        return {"weight": self.quantizer} if self.quantizes else {}
+
+    def adopt_quantizer(self, weight: str, quantizer: Quantizer) -> None:
+        """Take the quantizer of another layer that has the same weight."""
+        self.quantizer = quantizer
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Apply the quantizer's own constraint to the weight; call after each optimizer step."""
+        constrained = self.weight.detach().clone().unsqueeze(0)
+        self.quantizer.constrain_(constrained)
+        if torch.equal(constrained.squeeze(0), self.weight):
+            return
+        if "weight" in self._parameters:
+            self.weight.copy_(constrained.squeeze(0))
+        else:
+            assign(self, "weight", constrained.squeeze(0))
+
+    def extra_repr(self) -> str:
+        """Return torch's text, and the quantizer."""
+        shown = super().extra_repr()
+        return ", ".join([shown, *(f"{key}={label!r}" for key, label in self.labels.items())])
+
+    def __repr__(self) -> str:
+        """Return one line: the label says all that the quantizer's would."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def _as_float(self, twin: nn.Module) -> Any:
+        """Return torch's layer with the weight that this one computes with."""
+        twin.weight = nn.Parameter(self.quantized_weight().detach().clone(), self.weight.requires_grad)
+        return twin.train(self.training)
+
+
+class Linear(_Matrix, nn.Linear):
+    r"""A drop-in for :class:`torch.nn.Linear` with a quantized weight: :math:`y = Q(W) x + b`.
+
+    Example::
+
+        head = Linear(128, 50, quantizer="uniform:bits=4,per_row=true")
+
+    Args:
+        in_features, out_features, bias, device, dtype: as torch.nn.Linear.
+        quantizer: a name, a name with options, or a :class:`qlstm_core.Quantizer`; it sees the weight as the
+            matrix of one gate, ``(1, out_features, in_features)``.
+
+    Raises:
+        ValueError: an unknown name or option, with those allowed and the nearest.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        quantizer: QuantizerLike = "none",
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self._quantize_by(quantizer)
+
+    @classmethod
+    def from_float(cls, layer: nn.Linear, *, quantizer: QuantizerLike = "none") -> Self:
+        """Return a layer with a copy of torch's weight and bias.
+
+        Args:
+            layer: torch's layer.
+            quantizer: as for a new layer.
+        """
+        sizes = (layer.in_features, layer.out_features, layer.bias is not None)
+        return _from_float(cls(*sizes, device="meta", dtype=layer.weight.dtype), layer, quantizer)
+
+    def to_float(self) -> nn.Linear:
+        """Return a torch.nn.Linear that computes the same: its weight is Q(W)."""
+        twin = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.weight.dtype
+        )
+        if self.bias is not None:
+            twin.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return self._as_float(twin)  # type: ignore[no-any-return]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return Q(W) x + b, ``(…, out_features)``, from ``(…, in_features)``."""
+        return F.linear(input, self.quantized_weight(), self.bias)
+
+    def storage_bytes(self) -> int:
+        """Bytes as deployed: the weight at its quantizer's bits and scales, the bias at 32 bits."""
+        bias = 0 if self.bias is None else self.out_features
+        return self.quantizer.storage_bytes(1, self.out_features, self.in_features) + 4 * bias
+
+
+class Embedding(_Matrix, nn.Embedding):
+    r"""A drop-in for :class:`torch.nn.Embedding` with a quantized weight: row :math:`k` of :math:`Q(W)`.
+
+    The row of ``padding_idx``, zeros unless somebody changes it, keeps full precision: 1-bit weights have no
+    zero.
+
+    Example::
+
+        words = Embedding(10000, 300, quantizer="uniform:bits=4,per_row=true")
+
+    Args:
+        num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, device,
+            dtype: as torch.nn.Embedding.
+        quantizer: a name, a name with options, or a :class:`qlstm_core.Quantizer`; it sees the weight as the
+            matrix of one gate, ``(1, num_embeddings, embedding_dim)``. With ``per_row=true`` each word has
+            scales of its own.
+
+    Raises:
+        ValueError: an unknown name or option, with those allowed and the nearest; in the forward call,
+            ``max_norm`` or ``sparse`` together with a quantizer.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        quantizer: QuantizerLike = "none",
+    ) -> None:
+        super().__init__(
+            num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self._quantize_by(quantizer)
+
+    @classmethod
+    def from_float(cls, layer: nn.Embedding, *, quantizer: QuantizerLike = "none") -> Self:
+        """Return a layer with a copy of torch's weight.
+
+        Args:
+            layer: torch's layer.
+            quantizer: as for a new layer.
+        """
+        return _from_float(cls(*_embedding_settings(layer), device="meta"), layer, quantizer)
+
+    def to_float(self) -> nn.Embedding:
+        """Return a torch.nn.Embedding that computes the same: its weight is Q(W)."""
+        return self._as_float(nn.Embedding(*_embedding_settings(self), device="meta"))  # type: ignore[no-any-return]
+
+    def quantized_weight(self) -> Tensor:
+        """Return Q(W), ``(num_embeddings, embedding_dim)``, with the padding's row in full precision."""
+        weight = super().quantized_weight()
+        if not self.quantizes or self.padding_idx is None:
+            return weight
+        padding = torch.arange(self.num_embeddings, device=weight.device).unsqueeze(1) == self.padding_idx
+        return torch.where(padding, self.weight, weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the rows of Q(W) that tokens name, ``(…, embedding_dim)``, from integers ``(…)``."""
+        if self.quantizes and (self.sparse or self.max_norm is not None):
+            given = "sparse=True" if self.sparse else f"max_norm={self.max_norm}"
+            raise ValueError(
+                f"Embedding: {given} changes single rows of the full-precision weight, and quantizer "
+                f"{self.labels['quantizer']!r} looks at all of it: leave one of them out"
+            )
+        return F.embedding(
+            input, self.quantized_weight(), self.padding_idx, self.max_norm, self.norm_type,
+            self.scale_grad_by_freq, self.sparse,
+        )  # fmt: skip
+
+    def storage_bytes(self) -> int:
+        """Bytes as deployed: the weight at its quantizer's bits and scales, a padding's row at 32 bits."""
+        padding = 4 * self.embedding_dim if self.quantizes and self.padding_idx is not None else 0
+        return self.quantizer.storage_bytes(1, self.num_embeddings, self.embedding_dim) + padding
+
+
+def _embedding_settings(layer: nn.Embedding) -> tuple[Any, ...]:
+    return (
+        layer.num_embeddings, layer.embedding_dim, layer.padding_idx, layer.max_norm, layer.norm_type,
+        layer.scale_grad_by_freq, layer.sparse,
+    )  # fmt: skip
+
+
+def _from_float(layer: Any, source: nn.Module, quantizer: QuantizerLike) -> Any:
+    """Give a layer without weights copies of another's, and a quantizer that starts from them."""
+    for name, parameter in source.named_parameters(recurse=False):
+        setattr(layer, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+    layer._quantize_by(quantizer)
+    return layer.train(source.training)
