@@ -199,6 +199,25 @@ def test_a_processor_is_given_the_papers_sizes_for_fewer_epochs(name: str) -> No
     assert max(config.epochs or 0 for config in cpu) < min(config.epochs or 0 for config in paper)
 
 
+@pytest.mark.parametrize("name", ["hou2019-mnist", "hou2019-permuted-mnist"])
+def test_mnist_starts_as_in_its_authors_code(name: str) -> None:
+    """Noise and gains of 0.1 with layer and batch normalisation, whose own default is 0.1 in batches."""
+    for scale in ("cpu", "paper"):
+        configs = read_plan(load(name), scale).configs
+        theirs = [config for config in configs if config.quantizer not in ("sbn", "stn")]
+        assert len(theirs) == 30
+        for config in theirs:
+            assert (config.start, config.initial_state, config.input_quantizer) == (
+                "identity",
+                "learned",
+                "none",
+            )
+            noisy = config.normalizer.startswith(("layer", "batch"))
+            assert config.initial_state_noise == (0.1 if noisy else 0.0)
+        kinds = {config.normalizer for config in theirs}
+        assert kinds == {"none", "weight", "layer:gain=0.1", "batch-shared", "batch-separate:max_steps=784"}
+
+
 def test_a_file_or_a_preset_is_found(tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(BASE)
     assert load(str(tmp_path / "grid.yaml")).value["settings"]["hidden"] == 4

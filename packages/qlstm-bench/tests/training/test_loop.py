@@ -242,7 +242,8 @@ OTHERS: dict[str, Any] = {
     "task": "word-lm", "quantizer": "bwn", "normalizer": "layer", "cell": "g-lstm", "optimizer": "adam",
     "clipping": "apart", "device": "auto", "precision": "64-true", "log": ["mlflow"], "data": "other",
     "lr": 0.25, "quantized_lr": 2.0, "stall_divisor": 2.0, "epoch_decay": 0.5, "average": 0.5, "clip": 0.25,
-    "dropout": 0.5, "checkpoint_seconds": 1.0,
+    "dropout": 0.5, "checkpoint_seconds": 1.0, "start": "glorot", "data_start": True, "gain_lr": 2.0,
+    "initial_state": "learned", "initial_state_noise": 0.5, "input_quantizer": "none",
 }  # fmt: skip
 """Another value of each setting; of those that are whole numbers, 7."""
 

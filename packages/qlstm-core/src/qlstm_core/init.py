@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -125,41 +126,40 @@ INITIALIZERS: Mapping[str, Callable[[Any], Any]] = {
 """The starts of weights by the names that users type."""
 
 
-@torch.no_grad()
-def _start(layer: Layer, fill: Callable[[str, Tensor, int], object]) -> Layer:
-    """Start a layer's weights by ``fill``, its biases from 0 or 1, and all that depends on weights from them.
+Fill = Callable[[str, Tensor, int], object]
+"""Takes the key of a weight, its matrices (those of one group), ``(gates, rows, cols)``, which it writes in
+place, and how many inputs these have together with the matrices of the other side."""
 
-    Args:
-        layer: the layer.
-        fill: takes the key of a weight, its matrices (those of one group), ``(gates, rows, cols)``, to be
-            written in place, and how many inputs they have together with the matrices of the other side.
-    """
-    gates = layer.cell.gates
+
+def _start(layer: Layer, fill: Fill) -> Layer:
+    """Start weights by ``fill``, biases from 0 or 1, and all that depends on weights from them."""
     for index, direction in layer.layer_directions():
-        suffix, groups = suffix_of(index, direction), layer.groups_of(index)
-        shapes = layer.matrix_shapes(index)
-        sides = sum(shapes[key][2] for key in ("ih", "hh") if key in shapes)
-        for key, shape in shapes.items():
-            inputs = sides if key in ("ih", "hh") else shape[2]
-            parts = groups if shape[0] == groups * len(gates) else 1
-
-            def of_groups(
-                weight: Tensor, key: str = key, shape: Any = shape, parts: int = parts, inputs: int = inputs
-            ) -> None:
-                for matrices in weight.view(shape).chunk(parts):
-                    fill(key, matrices, inputs)
-
-            layer.fill_(f"weight_{key}{suffix}", of_groups)
+        suffix = suffix_of(index, direction)
+        for key in layer.matrix_shapes(index):
+            layer.fill_(f"weight_{key}{suffix}", partial(_fill_weight, layer, index, key, fill))
         for name in layer.bias_names:
-
-            def open_forget_gate(bias: Tensor, groups: int = groups, first: bool = name == "bias_ih") -> None:
-                bias.zero_()
-                if first and layer.cell.forget:
-                    bias.view(groups, len(gates), -1)[:, gates.index(layer.cell.forget)] = 1
-
-            layer.fill_(name + suffix, open_forget_gate)
+            layer.fill_(name + suffix, partial(_fill_bias, layer, index, name))
     layer.prepare_from_weights()
     return layer
+
+
+def _fill_weight(layer: RecurrentLayer, index: int, key: str, fill: Fill, weight: Tensor) -> None:
+    """Fill one weight, the matrices of each group by themselves."""
+    shapes, groups = layer.matrix_shapes(index), layer.groups_of(index)
+    sides = sum(shapes[side][2] for side in ("ih", "hh") if side in shapes)
+    shape = shapes[key]
+    inputs = sides if key in ("ih", "hh") else shape[2]
+    grouped = shape[0] == groups * len(layer.cell.gates)
+    for matrices in weight.view(shape).chunk(groups if grouped else 1):
+        fill(key, matrices, inputs)
+
+
+def _fill_bias(layer: RecurrentLayer, index: int, name: str, bias: Tensor) -> None:
+    """Fill one bias with zeros, and with ones for a forget gate where it is the first of two."""
+    bias.zero_()
+    gates, forget = layer.cell.gates, layer.cell.forget
+    if name == "bias_ih" and forget:
+        bias.view(layer.groups_of(index), len(gates), -1)[:, gates.index(forget)] = 1
 
 
 def _orthogonal(matrices: Tensor) -> None:
@@ -182,9 +182,9 @@ def data_start_(layer: Layer, input: Tensor | PackedSequence, hx: Any = None) ->
 
     A feed-forward layer needs one pass, and so does the input's side of a recurrent one. But what the
     recurrent side sees depends on its own gains: after that pass it is measured again and again, and its
-    gains become g/√σ each time, until no σ is more than 1 % from 1, at most 30 times. (With g/σ they
-    overshoot, and do not settle.) Its mean stays what it is, since it would have to be found in the same way
-    and is not always there to be found.
+    gains become g/√σ each time, until no σ is more than 1 % from 1: some ten times, and at most 30 where a
+    state remembers for long. (With g/σ they overshoot, and may not settle.) Its mean stays what it is, since
+    it would have to be found in the same way and is not always there to be found.
 
     A unit whose pre-activations are all the same, as those of a row of zeros, keeps its gain. Normalisers of
     activations need no such start, and are left as they are: theirs is in each call. The layer runs in the

@@ -78,6 +78,5 @@ class WeightNorm(Normalizer):
 def _check_gain(name: str, value: object) -> None:
     if value is None or value == "auto":
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, 'auto' or None, got {value!r}")

@@ -257,9 +257,10 @@ def _culprit(error: Exception, values: Mapping[str, Any]) -> str:
         "task": tasks_of(registry),
         "quantizer": registry.quantizers,
         "normalizer": registry.normalizers,
+        "input_quantizer": registry.quantizers,
     }
     for name, catalogue in catalogues.items():
-        if name in values:
+        if values.get(name) is not None:
             try:
                 catalogue.canonical(values[name])
             except PluginError:

@@ -9,24 +9,31 @@ from torch import Tensor
 
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.tasks.language_modelling import State, detach
+from qlstm_bench.tasks.layers import make_initial_state
 from qlstm_bench.tasks.sampled_softmax import draw_words, sampled_cross_entropy
 from qlstm_bench.tasks.word_lm import WordLanguageModel, WordLM
-from qlstm_core import RecurrentLayer
+from qlstm_core import InitialState, RecurrentLayer
 
 
 class SampledWordLanguageModel(WordLanguageModel):
     """A word language model that computes its own loss in training, from few of the words.
 
     Args:
-        words, recurrent, dropout: as :class:`WordLanguageModel`.
+        words, recurrent, dropout, initial_state: as :class:`WordLanguageModel`.
         samples: words drawn for each batch.
         sparse: have the gradients of embedding and output weights as sparse tensors.
     """
 
     def __init__(
-        self, words: int, recurrent: RecurrentLayer, dropout: float, samples: int, sparse: bool
+        self,
+        words: int,
+        recurrent: RecurrentLayer,
+        dropout: float,
+        samples: int,
+        sparse: bool,
+        initial_state: InitialState | None = None,
     ) -> None:
-        super().__init__(words, recurrent, dropout)
+        super().__init__(words, recurrent, dropout, initial_state)
         self.samples = samples
         self.embedding.sparse = sparse
         if sparse:  # torch warns at the first sparse gradient until one has decided
@@ -39,7 +46,7 @@ class SampledWordLanguageModel(WordLanguageModel):
 
         Args:
             words: ``(T, B)``, integers.
-            state: initial state of the recurrent layer; zeros by default.
+            state: initial state of the recurrent layer; by default, the one that the model begins from.
             following: the next words, ``(T, B)``.
         """
         h, state = self.features(words, state)
@@ -91,7 +98,8 @@ class LargeVocabularyLM(WordLM):
         # Adam needs every row's gradient, and processes exchange dense ones.
         sparse = c.optimizer != "adam" and c.processes == 1
         layer = self._layer(quantizer, normalizer)
-        return SampledWordLanguageModel(len(self._text.symbols), layer, c.dropout, self._samples, sparse)
+        words, start = len(self._text.symbols), make_initial_state(c, layer)
+        return SampledWordLanguageModel(words, layer, c.dropout, self._samples, sparse, start)
 
     def loss(
         self, model: torch.nn.Module, batch: tuple[Tensor, Tensor], state: State | None

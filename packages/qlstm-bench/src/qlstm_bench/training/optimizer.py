@@ -32,11 +32,14 @@ def check_curvature(config: RunConfig) -> None:
     Raises:
         ConfigError: a quantizer that needs second moments, and an optimizer that keeps none.
     """
-    if config.optimizer == "sgd" and registry.quantizers.create(config.quantizer).needs_curvature:
-        raise ConfigError(
-            f"optimizer: quantizer {config.quantizer!r} weighs errors by the optimizer's second moments, "
-            "and sgd keeps none; expected adam or adagrad"
-        )
+    if config.optimizer != "sgd":
+        return
+    for name in (config.quantizer, config.input_quantizer or "none"):
+        if registry.quantizers.create(name).needs_curvature:
+            raise ConfigError(
+                f"optimizer: quantizer {name!r} weighs errors by the optimizer's second moments, "
+                "and sgd keeps none; expected adam or adagrad"
+            )
 
 
 def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> torch.optim.Optimizer:
@@ -44,15 +47,18 @@ def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> 
 
     Args:
         model: the model whose parameters it holds.
-        config: gives its name, the learning rate, and maybe ``quantized_lr``.
+        config: gives its name, the learning rate, ``gain_lr``, and maybe ``quantized_lr``.
         quantized_lr: learning rate of quantized weights as a multiple, where the settings give none.
     """
     factor = quantized_lr if config.quantized_lr is None else config.quantized_lr
     quantized = list(quantized_weights(model)) if factor != 1 else []
-    held = {id(weight) for weight in quantized}
+    gains = list(normalizer_gains(model)) if config.gain_lr != 1 else []
+    held = {id(parameter) for parameter in (*quantized, *gains)}
     groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in held]}]
     if quantized:
         groups.append({"params": quantized, "lr": config.lr * factor})
+    if gains:
+        groups.append({"params": gains, "lr": config.lr * config.gain_lr})
     return OPTIMIZERS[config.optimizer](groups, lr=config.lr)
 
 
@@ -62,6 +68,15 @@ def quantized_weights(model: nn.Module) -> Iterator[nn.Parameter]:
         if isinstance(layer, RecurrentLayer):
             for name in layer.quantizers:
                 yield layer.get_parameter(f"weight_{name}")
+
+
+def normalizer_gains(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the gains of every recurrent layer's normalisers."""
+    for layer in model.modules():
+        if isinstance(layer, RecurrentLayer):
+            for normalizer in layer.normalizers.values():
+                if isinstance(gain := getattr(normalizer, "gain", None), nn.Parameter):
+                    yield gain
 
 
 @torch.no_grad()
