@@ -15,6 +15,9 @@ from qlstm_core.printable import printable
 if TYPE_CHECKING:
     import pandas as pd
 
+_CELL = 400
+"""Characters of a cell in Markdown and LaTeX, at most: a sentence or two."""
+
 _FORMULAS = tuple("=+-@＝＋－＠")
 
 _MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<|~"}
@@ -22,7 +25,7 @@ _MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<|~"}
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
-    "±": r"$\pm$", "–": "--", ">": "$>$", "<": "$<$",
+    "±": r"$\pm$", "–": "--", ">": "$>$", "<": "$<$", "λ": r"$\lambda$",
 }  # fmt: skip
 
 
@@ -119,9 +122,9 @@ def to_latex(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Seque
 
 def in_markdown(text: str) -> str:
     """Return a text on one line that Markdown shows as it is."""
-    return "".join(_MARKDOWN.get(character, character) for character in shorten(text))
+    return "".join(_MARKDOWN.get(character, character) for character in shorten(text, _CELL))
 
 
 def in_latex(text: str) -> str:
     """Return a text on one line that LaTeX shows as it is."""
-    return "".join(_LATEX.get(character, character) for character in shorten(text))
+    return "".join(_LATEX.get(character, character) for character in shorten(text, _CELL))
