@@ -111,9 +111,23 @@ def to_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Se
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rules, *lines[1:]))
 
 
-def to_latex(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
-    """Return a ``tabular`` with rules of plain LaTeX; arguments as for :func:`aligned`."""
-    columns = "".join("l" if name in left else "r" for name in headings)
+def to_latex(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Sequence[str] = (),
+    sentences: Sequence[str] = (),
+) -> str:
+    """Return a ``tabular`` with rules of plain LaTeX.
+
+    Args:
+        headings: headings of the columns.
+        rows: cells of the columns.
+        left: headings of the columns that are aligned to the left.
+        sentences: headings of the columns whose cells may take several lines.
+    """
+    columns = "".join(
+        r"p{.22\textwidth}" if name in sentences else "l" if name in left else "r" for name in headings
+    )
     head, *body = [" & ".join(in_latex(cell) for cell in row) + r" \\" for row in (headings, *rows)]
     rule = r"\hline"
     lines = [rf"\begin{{tabular}}{{{columns}}}", rule, head, rule, *body, rule, r"\end{tabular}"]

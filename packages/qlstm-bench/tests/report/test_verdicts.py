@@ -338,6 +338,43 @@ def test_a_table_of_one_seed_decides_what_it_can(tmp_path: Path) -> None:
     }
 
 
+def test_claims_about_cells_and_layers_find_their_runs(made: Make, tmp_path: Path) -> None:
+    """Each cell has settings that the others lack; they are compared nevertheless, as the claims say."""
+    models: list[tuple[dict[str, Any], float, int]] = [
+        ({"cell": "lstm"}, 2.0, 8000),
+        ({"cell": "f-lstm", "rank": 32}, 2.5, 3000),
+        ({"cell": "g-lstm", "groups": 2}, 2.5, 4000),
+        ({"cell": "g-lstm", "groups": 4}, 2.6, 2000),
+        ({"cell": "g-lstm", "groups": 8}, 2.7, 1000),
+        ({"cell": "g-lstm", "groups": [4, 8]}, 2.9, 1500),
+    ]
+    task = "large-vocab-lm:samples=256"
+    for settings, test, size in models:
+        made("none", test, task=task, config={"task": task, **settings}, storage_bytes=size)
+    for settings in ({"cell": "gru"}, {"layers": 2}, {"layers": 4}):
+        for quantizer, normalizer, test in (
+            ("none", "none", 2.0),
+            ("binary-connect", "none", 3.0),
+            ("binary-connect", "layer", 1.9),
+        ):
+            made(quantizer, test, normalizer=normalizer, config=settings)
+    records, problems = collect([tmp_path / "runs"])
+    assert problems == []
+    found = {v.claim.name: (v.outcome, len(v.decisions), v.missing) for v in decide_claims(records)}
+    assert found == {
+        "more-parameters-win": ("holds", 4, ()),
+        "fewer-parameters": ("holds", 2, ()),
+        "hierarchical-groups": ("does not hold", 1, ()),  # 11 % apart
+        "gru-vanilla-fails": ("holds", 1, ()),
+        "gru-normalisation-mends": ("holds", 1, ()),
+        "gru-like-full-precision": ("holds", 1, ()),
+        "gru-gradients-explode": ("not decided by the spread", 1, ()),  # all grow alike here
+        "layers-vanilla-fails": ("holds", 1, ()),
+        "layers-normalisation-mends": ("holds", 1, ()),
+        "layers-like-full-precision": ("holds", 1, ()),
+    }
+
+
 @pytest.fixture
 def trained(made: Make) -> None:
     """A claim that holds, one that does not, and some that lack runs."""
@@ -357,6 +394,8 @@ def test_every_form_shows_the_verdicts(
         in to_markdown(records)
     )
     assert f"holds & {words} & Hou et al. 2019" in to_latex(records)
+    columns = r"lp{.22\textwidth}p{.22\textwidth}lp{.22\textwidth}"
+    assert rf"\begin{{tabular}}{{{columns}}}" in to_latex(records, "claims")
     assert r"After training without normalisation, $\lambda$1 of BinaryConnect" in to_latex(records)
     frame = pd.read_csv(io.StringIO(to_csv(records, "claims"))).set_index("claim")
     row = frame.loc["vanilla-fails"]

@@ -22,6 +22,9 @@ from qlstm_core.plugins.errors import suggest
 LEFT = ("quantizer", "normaliser", "status", "verdict", "claim", "source", "runs", "why")
 """Headings of columns of words."""
 
+SENTENCES = ("claim", "source", "why")
+"""Headings of those that hold sentences."""
+
 _FRAMES = {"lines": summary_frame, "published": published_frame, "claims": claims_frame}
 """The tables of a report: lines of runs, lines beside published figures, and verdicts on claims."""
 
@@ -169,7 +172,7 @@ def to_latex(records: Sequence[Record], only: str | None = None) -> str:
     for section in sections(records):
         for title, frame in _tables(section, only):
             comment = ": ".join(filter(None, (section_title(section), shorten(title))))
-            table = tables.to_latex(list(frame.columns), frame.to_numpy().tolist(), LEFT)
+            table = tables.to_latex(list(frame.columns), frame.to_numpy().tolist(), LEFT, SENTENCES)
             parts.append(f"% {comment}\n{table}")
     return "\n\n".join(parts) + "\n"
 
