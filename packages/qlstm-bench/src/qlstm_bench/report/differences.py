@@ -11,8 +11,9 @@ one on one side             s √(1 + 1/n), s the other's  n − 1
 one on both sides           none                         none: d is known to ± the margin
 ==========================  ===========================  =====================================================
 
-Seeds that all agree, as those that count as the worst do, have no spread: where no side has one, there is no
-standard error either.
+With one seed on a side, d is never taken to be known better than to ± the margin: the spread of the other
+side may be the smaller one. Seeds that all agree, as those that count as the worst do, have no spread: where
+no side has one, there is no standard error either.
 """
 
 from __future__ import annotations
@@ -71,11 +72,15 @@ class Difference:
 
         Args:
             level: probability that it lies further.
-            margin: taken where there is no standard error: so far single trainings may lie apart.
+            margin: so far single trainings may lie apart; what is taken without a standard error, and at
+                least taken where one side has a single seed.
         """
+        if self.error == 0:
+            return 0.0
         if math.isnan(self.error):
             return margin
-        return float(stats.t.ppf(1 - level, self.freedom) * self.error) if self.error else 0.0
+        reach = float(stats.t.ppf(1 - level, self.freedom) * self.error)
+        return max(reach, margin) if min(self.seeds) == 1 else reach
 
     def decide(
         self, relation: Relation, margin: float, *, hold: float = LEVEL, refute: float = LEVEL
