@@ -18,10 +18,16 @@ if TYPE_CHECKING:
         state_gradient_norms,
         task_gradient_norms,
     )
+    from qlstm_bench.papers import Claim, Comparison, PublishedFigure
     from qlstm_bench.report import (
         Record,
+        Verdict,
+        claims_frame,
         collect,
+        decide_claims,
+        print_claims,
         print_table,
+        published_frame,
         results_frame,
         summary_frame,
         to_csv,
@@ -46,13 +52,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "BenchError", "CharLM", "Classification", "ConfigError", "DataError", "Document", "Experiment",
-    "ExperimentSpec", "Findings", "GradientAnalysisError", "LargeVocabularyLM", "Outcome", "Record",
-    "Result", "Run", "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST",
-    "StateGradientNorms", "Task", "TaskSpec", "WordLM", "analyze", "analyze_task", "clip_gradients_",
-    "collect", "make_experiment", "make_initial_state", "make_layer", "make_optimizer", "print_table",
-    "read_plan", "resolve", "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame",
-    "task_gradient_norms", "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
+    "BenchError", "CharLM", "Claim", "Classification", "Comparison", "ConfigError", "DataError", "Document",
+    "Experiment", "ExperimentSpec", "Findings", "GradientAnalysisError", "LargeVocabularyLM", "Outcome",
+    "PublishedFigure", "Record", "Result", "Run", "RunConfig", "RunError", "SequentialDigits",
+    "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec", "Verdict", "WordLM", "analyze",
+    "analyze_task", "claims_frame", "clip_gradients_", "collect", "decide_claims", "make_experiment",
+    "make_initial_state", "make_layer", "make_optimizer", "print_claims", "print_table", "published_frame", "read_plan", "resolve",
+    "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame", "task_gradient_norms",
+    "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
 ]  # fmt: skip
 
 _ORIGINS = {
@@ -62,9 +69,11 @@ _ORIGINS = {
         "GradientAnalysisError", "analyze", "analyze_task", "spectral_norms", "state_gradient_norms",
         "task_gradient_norms",
     ),
+    "qlstm_bench.papers": ("Claim", "Comparison", "PublishedFigure"),
     "qlstm_bench.report": (
-        "Record", "collect", "print_table", "results_frame", "summary_frame", "to_csv", "to_latex",
-        "to_markdown", "write_html",
+        "Record", "Verdict", "claims_frame", "collect", "decide_claims", "print_claims", "print_table",
+        "published_frame", "results_frame", "summary_frame", "to_csv", "to_latex", "to_markdown",
+        "write_html",
     ),
     "qlstm_bench.sweep.plan": ("read_plan",),
     "qlstm_bench.sweep.yaml_lines": ("Document",),

@@ -1,10 +1,12 @@
-"""The bench's own plugin: its hooks, its tasks and its experiments, registered like anyone else's."""
+"""The bench's own plugin: its hooks, and what they give of its own, registered like anyone else's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from qlstm_bench import hookspecs
+from qlstm_bench.papers.claims import Claim, claims_of, own_claims
+from qlstm_bench.papers.published import PublishedFigure, figures_of, own_figures
 from qlstm_bench.tasks import tasks_of
 from qlstm_bench.tasks.task import TaskSpec
 from qlstm_bench.theory import ExperimentSpec, experiments_of
@@ -17,10 +19,12 @@ _SARI = ("Sari and Partovi Nia 2020, Batch normalization in quantized networks",
 
 @hookimpl
 def qlstm_addhooks(registry: Registry) -> None:
-    """Add ``qlstm_tasks``, ``qlstm_theory_experiments`` and the hooks around a run."""
+    """Add the hooks of :mod:`qlstm_bench.hookspecs`."""
     registry.manager.add_hookspecs(hookspecs)
     tasks_of(registry)
     experiments_of(registry)
+    figures_of(registry)
+    claims_of(registry)
 
 
 @hookimpl
@@ -125,3 +129,15 @@ def qlstm_theory_experiments() -> Iterable[ExperimentSpec]:
         factory="qlstm_bench.theory.batch_norm_variance.ternary_variance:TernaryVariance",
         references=_SARI,
     )
+
+
+@hookimpl
+def qlstm_published() -> Iterable[PublishedFigure]:
+    """Provide the figures of Hou et al. 2019 and of Kuchaiev and Ginsburg 2017."""
+    return own_figures()
+
+
+@hookimpl
+def qlstm_claims() -> Iterable[Claim]:
+    """Provide the claims of three papers."""
+    return own_claims()

@@ -1,4 +1,4 @@
-"""The hooks that qlstm-bench adds: tasks, experiments, and what happens around a run.
+"""The hooks that qlstm-bench adds: tasks, experiments, what papers say, and what happens around a run.
 
 Each docstring is a whole plugin.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from qlstm_bench import ExperimentSpec, TaskSpec
+from qlstm_bench import Claim, ExperimentSpec, PublishedFigure, TaskSpec
 from qlstm_core.plugins import hookspec
 
 if TYPE_CHECKING:
@@ -64,6 +64,56 @@ def qlstm_theory_experiments() -> Iterable[ExperimentSpec]:
         @hookimpl
         def qlstm_theory_experiments():
             yield ExperimentSpec(name="mean-of-signs", summary="The mean of signs", factory=MeanOfSigns)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_published() -> Iterable[PublishedFigure]:
+    """Return figures that papers published, to stand beside ours; called once, at the first report.
+
+    Example::
+
+        from qlstm_bench import PublishedFigure
+        from qlstm_core.plugins import hookimpl
+
+        TABLE = {"none": 1.45, "layer": 1.43}
+
+        @hookimpl
+        def qlstm_published():
+            for normalizer, figure in TABLE.items():
+                yield PublishedFigure(
+                    task="char-lm", data="ptb-char", normalizer=normalizer, hidden=512, epochs=200,
+                    figure=figure, source="Doe 2026, table 1",
+                )
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_claims() -> Iterable[Claim]:
+    """Return claims of papers, which reports decide from the runs at hand; called once, at the first report.
+
+    Example::
+
+        from qlstm_bench import Claim, Comparison
+        from qlstm_core.plugins import hookimpl
+
+        @hookimpl
+        def qlstm_claims():
+            yield Claim(
+                name="layer-before-weight",
+                statement="With layer normalisation BWN and TWN are better than with weight normalisation.",
+                source="Doe 2026, section 4",
+                margins={"char-lm": 0.02, "word-lm": "2 %"},
+                compare=(
+                    Comparison(
+                        first={"quantizer": ["bwn", "twn"], "normalizer": "weight"},
+                        relation="worse",
+                        second={"normalizer": "layer"},
+                    ),
+                ),
+            )
     """
     raise NotImplementedError
 

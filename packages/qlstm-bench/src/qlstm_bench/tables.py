@@ -15,6 +15,9 @@ from qlstm_core.printable import printable
 if TYPE_CHECKING:
     import pandas as pd
 
+_CELL = 400
+"""Characters of a cell in Markdown and LaTeX, at most: a sentence or two."""
+
 _FORMULAS = tuple("=+-@＝＋－＠")
 
 _MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<|~"}
@@ -22,7 +25,7 @@ _MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<|~"}
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
-    "±": r"$\pm$", "–": "--", ">": "$>$", "<": "$<$",
+    "±": r"$\pm$", "–": "--", ">": "$>$", "<": "$<$", "λ": r"$\lambda$",
 }  # fmt: skip
 
 
@@ -108,9 +111,23 @@ def to_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Se
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rules, *lines[1:]))
 
 
-def to_latex(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
-    """Return a ``tabular`` with rules of plain LaTeX; arguments as for :func:`aligned`."""
-    columns = "".join("l" if name in left else "r" for name in headings)
+def to_latex(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Sequence[str] = (),
+    sentences: Sequence[str] = (),
+) -> str:
+    """Return a ``tabular`` with rules of plain LaTeX.
+
+    Args:
+        headings: headings of the columns.
+        rows: cells of the columns.
+        left: headings of the columns that are aligned to the left.
+        sentences: headings of the columns whose cells may take several lines.
+    """
+    columns = "".join(
+        r"p{.22\textwidth}" if name in sentences else "l" if name in left else "r" for name in headings
+    )
     head, *body = [" & ".join(in_latex(cell) for cell in row) + r" \\" for row in (headings, *rows)]
     rule = r"\hline"
     lines = [rf"\begin{{tabular}}{{{columns}}}", rule, head, rule, *body, rule, r"\end{tabular}"]
@@ -119,9 +136,9 @@ def to_latex(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Seque
 
 def in_markdown(text: str) -> str:
     """Return a text on one line that Markdown shows as it is."""
-    return "".join(_MARKDOWN.get(character, character) for character in shorten(text))
+    return "".join(_MARKDOWN.get(character, character) for character in shorten(text, _CELL))
 
 
 def in_latex(text: str) -> str:
     """Return a text on one line that LaTeX shows as it is."""
-    return "".join(_LATEX.get(character, character) for character in shorten(text))
+    return "".join(_LATEX.get(character, character) for character in shorten(text, _CELL))

@@ -343,6 +343,49 @@ def test_hooks_that_a_plugin_adds(empty: Registry, order: list[int]) -> None:
     assert record(empty, "more") == PluginRecord("more", "more", "", "active", "", {"task": ("mnist",)})
 
 
+def facts(*given: object) -> ModuleType:
+    """A plugin whose hook ``qlstm_facts`` gives numbers."""
+    return plugin(version="1.5", qlstm_facts=lambda: given)
+
+
+class Facts:
+    """A hook whose entries have no names."""
+
+    @staticmethod
+    @hookspec
+    def qlstm_facts() -> None:
+        """Return numbers."""
+
+
+def test_a_collection_gives_entries_with_their_plugins(empty: Registry) -> None:
+    empty.manager.add_hookspecs(Facts)
+    collected = empty.collection("qlstm_facts", float)
+    assert collected() == []
+    empty.register(facts(1.5, 1.5), "one")
+    empty.register(facts(2.5, "three"), "broken")
+    empty.register(facts(3.5), "two")
+    with pytest.warns(PluginWarning, match="'broken' of broken 1.5: qlstm_facts gave str in place of float"):
+        assert collected() == [("one 1.5", 1.5), ("one 1.5", 1.5), ("two 1.5", 3.5)]
+    empty.unregister("one")
+    assert empty.collection("qlstm_facts", float)() == [("two 1.5", 3.5)]
+    assert record(empty, "two").provides == {"hook": ("qlstm_facts",)}
+    with pytest.raises(
+        ValueError, match="hook 'qlstm_facts' has a collection of float already, asked for int"
+    ):
+        empty.collection("qlstm_facts", int)
+
+
+def test_a_plugin_whose_facts_are_broken_is_in_the_list_of_plugins(empty: Registry) -> None:
+    empty.manager.add_hookspecs(Facts)
+    empty.collection("qlstm_facts", float)
+    empty.register(plugin(qlstm_facts=lambda: 1 / 0), "broken")
+    found = quiet_record(empty, "broken")
+    assert (found.status, found.reason) == (
+        "failed",
+        "qlstm_facts raised ZeroDivisionError: division by zero",
+    )
+
+
 def test_catalogue_is_made_once_and_keeps_its_type(empty: Registry) -> None:
     assert empty.catalogue("qlstm_quantizers", QuantizerSpec, "quantizer") is empty.quantizers
     with pytest.raises(

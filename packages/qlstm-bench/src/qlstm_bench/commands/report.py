@@ -11,9 +11,11 @@ import typer
 
 HELP = """Compare finished runs: tables, training curves, accuracy against size, gradients through time.
 
-Runs that differ in nothing but the seed make one line, with mean and spread; the papers' published figures
-stand beside ours where they are known. html writes one file that needs nothing else; md, csv and latex print
-the tables alone, or write them to --out. Damaged and unfinished runs are named and left out.
+Runs that differ in nothing but the seed make one line, with mean and spread. Where papers published figures
+for the same, a second table has ours, theirs, the difference and the epochs of both; a third one says which
+of the papers' claims these runs show to hold or not to hold, or do not decide. html writes one file that
+needs nothing else; md, csv and latex print the tables alone, or write them to --out. Damaged and unfinished
+runs are named and left out.
 
 \b
 Examples:
@@ -21,6 +23,7 @@ Examples:
   qlstm-bench report runs/char-lm-none-none-* runs/char-lm-bwn-layer-* --out comparison.html
   qlstm-bench report runs --format csv --out table.csv
   qlstm-bench report runs --format latex
+  qlstm-bench report runs --format md --table claims
 """
 
 
@@ -33,34 +36,60 @@ class Format(StrEnum):
     LATEX = "latex"
 
 
+class Table(StrEnum):
+    """The tables of a report."""
+
+    LINES = "lines"
+    PUBLISHED = "published"
+    CLAIMS = "claims"
+
+
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Run folders, or folders of them.")],
     format_: Annotated[Format, typer.Option("--format", help="Of the report.")] = Format.HTML,
+    table: Annotated[
+        Table | None,
+        typer.Option(
+            help="Of md, csv and latex, one table only; default: all, and for csv the lines of runs."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File to write; default: report.html, else the terminal.")
     ] = None,
 ) -> None:
     """Compare finished runs."""
     from qlstm_bench.errors import RunError
-    from qlstm_bench.report import collect, print_table, to_csv, to_latex, to_markdown, write_html
+    from qlstm_bench.report import (
+        collect,
+        print_claims,
+        print_table,
+        to_csv,
+        to_latex,
+        to_markdown,
+        write_html,
+    )
     from qlstm_bench.tables import shorten
     from qlstm_core.files import replace_file
 
+    if table is not None and format_ is Format.HTML:
+        raise RunError(f"--table {table.value} is for --format md, csv or latex: a page has all tables")
     records, problems = collect(runs)
     for problem in problems:
         print(f"qlstm-bench: skipped: {shorten(problem, 400)}", file=sys.stderr)
     if not records:
         raise RunError(f"no finished run in {', '.join(map(str, runs))}: expected folders with a result.json")
     texts = {Format.MARKDOWN: to_markdown, Format.CSV: to_csv, Format.LATEX: to_latex}
+    only = None if table is None else table.value
     if format_ in texts and out is None:
-        print(texts[format_](records), end="")
+        print(texts[format_](records, only), end="")
         return
     out = out or Path("report.html")
     try:
         if format_ in texts:
-            replace_file(out, texts[format_](records))
+            replace_file(out, texts[format_](records, only))
         else:
             print_table(records)
+            print_claims(records)
             write_html(records, out)
     except OSError as error:
         raise RunError(f"--out {str(out)!r} cannot be written: {error.strerror or error}") from error

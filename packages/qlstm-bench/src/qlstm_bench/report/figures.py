@@ -96,9 +96,9 @@ def draw_sizes(records: Sequence[Record]) -> str:
                 size = line.records[0].result.storage_bytes / 1024
                 bar = None if math.isnan(spread) else spread
                 axes.errorbar([size], [mean], bar, color=color, marker=marker, capsize=2, alpha=0.85)
-            paper = line.published
-            if paper and paper.size_kb is not None and paper.hidden == line.config.hidden:
-                axes.plot([paper.size_kb], [paper.figure], marker, color="0.5", fillstyle="none")
+            for paper in line.published:
+                if paper.size_kb is not None and paper.hidden == line.config.hidden:
+                    axes.plot([paper.size_kb], [paper.figure], marker, color="0.5", fillstyle="none")
         baseline = drawable(first.figure("baseline"))
         axes.axhline(baseline, color="0.6", linewidth=0.8, zorder=0)
         axes.set_xscale("log")

@@ -12,9 +12,11 @@ from markupsafe import Markup
 from qlstm_bench.config import RunConfig
 from qlstm_bench.gradients.study.recording import recordings
 from qlstm_bench.report.figures import draw_curves, draw_gradient_norms, draw_panels, draw_sizes
+from qlstm_bench.report.published import format_figure, shown_published
 from qlstm_bench.report.records import Record
 from qlstm_bench.report.summary import differing, lines
-from qlstm_bench.report.table import LEFT, format_figure, section_title, sections, shown_frame
+from qlstm_bench.report.table import LEFT, section_title, sections, shown_frame
+from qlstm_bench.report.verdicts import shown_claims
 from qlstm_core.files import replace_file
 
 
@@ -41,7 +43,7 @@ def _section(records: list[Record]) -> dict[str, Any]:
     table = shown_frame(records)
     found = lines(records)
     first = records[0].result
-    papers = [line.published for line in found]
+    papers = {paper.source for line in found for paper in line.published}
     return {
         "title": section_title(records),
         "metric": first.metric_title,
@@ -51,7 +53,12 @@ def _section(records: list[Record]) -> dict[str, Any]:
             {"cells": cells, "good": line.learnt}
             for cells, line in zip(table.to_numpy().tolist(), found, strict=True)
         ],
-        "papers": sorted({paper.source for paper in papers if paper}),
+        "papers": sorted(papers),
+        "published": [
+            (source, list(frame.columns), frame.to_numpy().tolist())
+            for source, frame in shown_published(records).items()
+        ],
+        "claims": shown_claims(records).to_numpy().tolist(),
         "runs": [_run(record) for record in records],
         "sizes": Markup(draw_sizes(records)),
         "curves": _inline(draw_panels(records, draw_curves).values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,6 +43,12 @@ class Record:
         names = (self.result.quantizer, self.result.normalizer)
         sizes = (self.run.config.hidden, self.run.config.layers, self.result.seed)
         return (*self.section, *((name != "none", name) for name in names), *sizes, self.run.name)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training data, from the lines that say how many; NaN where none does."""
+        rates = [row["epoch"] / row["step"] for row in self.rows if row.get("epoch") and row["step"]]
+        return self.result.steps * rates[-1] if rates else math.nan
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Return the steps at which a figure was logged, and its values."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.report.published import Published, published
+from qlstm_bench.papers.published import PublishedFigure, published
 from qlstm_bench.report.records import NOT_COMPARED, Record
 from qlstm_core.plugins import PluginError, registry
 
@@ -40,9 +40,15 @@ class Line:
         return weight_bits(self.config.quantizer)
 
     @property
-    def published(self) -> Published | None:
-        """What a paper gives for it."""
+    def published(self) -> list[PublishedFigure]:
+        """What papers give for it, those for layers of its size first."""
         return published(self.config, self.records[0].result.dataset.name)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training data, the mean over the runs; NaN where none logged how many."""
+        known = [record.epochs for record in self.records if not math.isnan(record.epochs)]
+        return statistics.fmean(known) if known else math.nan
 
     @property
     def fate(self) -> str:
@@ -100,7 +106,9 @@ def summary_frame(records: Sequence[Record]) -> pd.DataFrame:
     Columns: task, dataset, bits, quantizer, normalizer, the settings that differ; metric; runs, completed;
     test_mean, test_spread, valid_mean, valid_spread over the completed ones (standard deviation between
     seeds); size_kb of the recurrent layer, in 1024 bytes; ratio to float32; gradient_growth, the largest;
-    steps and seconds, means; status; published, published_size_kb, published_hidden, published_source.
+    steps, epochs and seconds, means; status; published, difference (test_mean − published),
+    published_size_kb, published_hidden, published_epochs, published_source. Where several papers have a
+    figure, that for the line's own size counts; :func:`published_frame` has them all.
     """
     found = lines(records)
     settings = differing(found) if found else []
@@ -110,7 +118,7 @@ def summary_frame(records: Sequence[Record]) -> pd.DataFrame:
 def _row(line: Line, settings: Sequence[str]) -> dict[str, Any]:
     first = line.records[0].result
     results = [record.result for record in line.records]
-    paper = line.published
+    paper = next(iter(line.published), None)
     return {
         "task": first.task,
         "dataset": first.dataset.name,
@@ -130,11 +138,14 @@ def _row(line: Line, settings: Sequence[str]) -> dict[str, Any]:
             key=lambda growth: -math.inf if math.isnan(growth) else growth,
         ),
         "steps": statistics.fmean(result.steps for result in results),
+        "epochs": line.epochs,
         "seconds": statistics.fmean(result.wall_s for result in results),
         "status": line.fate,
         "published": paper.figure if paper else math.nan,
+        "difference": line.mean("test") - paper.figure if paper else math.nan,
         "published_size_kb": paper.size_kb if paper and paper.size_kb is not None else math.nan,
         "published_hidden": paper.hidden if paper else None,
+        "published_epochs": paper.epochs if paper and paper.epochs is not None else math.nan,
         "published_source": paper.source if paper else "",
     }
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TextIO
 
 import pandas as pd
 
 from qlstm_bench import tables
+from qlstm_bench.errors import ConfigError
+from qlstm_bench.report.published import format_figure, format_published, published_frame, shown_published
 from qlstm_bench.report.records import Record
 from qlstm_bench.report.summary import differing, lines, summary_frame
+from qlstm_bench.report.verdicts import claims_frame, decide_claims, shown_claims
 from qlstm_bench.tables import aligned, shorten
 from qlstm_bench.training.result import format_growth
+from qlstm_core.plugins.errors import suggest
 
-LEFT = ("quantizer", "normaliser", "status")
+LEFT = ("quantizer", "normaliser", "status", "verdict", "claim", "source", "runs", "why")
 """Headings of columns of words."""
+
+SENTENCES = ("claim", "source", "why")
+"""Headings of those that hold sentences."""
+
+_FRAMES = {"lines": summary_frame, "published": published_frame, "claims": claims_frame}
+"""The tables of a report: lines of runs, lines beside published figures, and verdicts on claims."""
 
 
 def results_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -89,18 +99,10 @@ def shown_frame(records: Sequence[Record]) -> pd.DataFrame:
     return shown.map(shorten)
 
 
-def format_figure(mean: float, spread: float = math.nan) -> str:
-    """Return a figure of merit with its spread, as in ``2.351 ±0.012``; a dash for NaN."""
-    if math.isnan(mean):
-        return "–"
-    form = ".3f" if abs(mean) < 20 else ".1f" if abs(mean) < 1e6 else ".3g"
-    return f"{mean:{form}}" if math.isnan(spread) else f"{mean:{form}} ±{spread:{form}}"
-
-
 def _format_published(figure: float, hidden: float, own: int) -> str:
     if math.isnan(figure):
         return "–"
-    text = f"{figure:.2f}" if figure < 20 else f"{figure:.1f}"
+    text = format_published(figure)
     return text if hidden == own else f"{text} @{hidden:.0f}"
 
 
@@ -130,25 +132,76 @@ def legend(records: Sequence[Record], headings: Sequence[str]) -> str:
     return "\n".join(f"{name:<13}{note}" for name, note in notes.items() if name not in optional)
 
 
-def to_markdown(records: Sequence[Record]) -> str:
-    """Return one table per section in Markdown."""
-    return _join(records, tables.to_markdown, lambda title: f"## {tables.in_markdown(title)}\n\n")
+def print_claims(records: Sequence[Record], file: TextIO | None = None) -> None:
+    """Print what the runs say of the papers' claims that they are about, those not decidable yet last."""
+    for section in sections(records):
+        verdicts = decide_claims(section)
+        if verdicts:
+            print(f"\n{section_title(section)}: claims of the papers\n", file=file)
+        for verdict in sorted(verdicts, key=lambda one: one.outcome == "not trained"):
+            if verdict.outcome == "not trained":
+                print(f"not trained: {verdict.claim.name} ({verdict.scale})", file=file)
+                continue
+            print(f"{verdict.outcome}: {shorten(verdict.claim.statement)} ({verdict.scale})", file=file)
+            print(f"    {shorten(verdict.reason, 400)}", file=file)
 
 
-def to_latex(records: Sequence[Record]) -> str:
-    """Return one ``tabular`` per section, with rules of plain LaTeX."""
-    return _join(records, tables.to_latex, lambda title: f"% {title}\n")
+def to_markdown(records: Sequence[Record], only: str | None = None) -> str:
+    """Return the tables of each section in Markdown.
 
+    Args:
+        records: runs that have ended.
+        only: ``"lines"``, ``"published"`` or ``"claims"``; default: all that have rows.
 
-def to_csv(records: Sequence[Record]) -> str:
-    """Return one table of all sections, numbers in full; see :func:`summary_frame` for its columns."""
-    return tables.to_csv(summary_frame(records))
-
-
-def _join(records: Sequence[Record], form: Callable[..., str], heading: Callable[[str], str]) -> str:
+    Raises:
+        ConfigError: no such table.
+    """
     parts = []
     for section in sections(records):
-        shown = shown_frame(section)
-        table = form(list(shown.columns), shown.to_numpy().tolist(), LEFT)
-        parts.append(heading(section_title(section)) + table)
+        shown = _tables(section, only)
+        parts += [f"## {tables.in_markdown(section_title(section))}"] if shown else []
+        for title, frame in shown:
+            parts += [f"### {tables.in_markdown(title)}"] if title else []
+            parts.append(tables.to_markdown(list(frame.columns), frame.to_numpy().tolist(), LEFT))
     return "\n\n".join(parts) + "\n"
+
+
+def to_latex(records: Sequence[Record], only: str | None = None) -> str:
+    """Return the tables of each section as ``tabular``, with rules of plain LaTeX; arguments as above."""
+    parts = []
+    for section in sections(records):
+        for title, frame in _tables(section, only):
+            comment = ": ".join(filter(None, (section_title(section), shorten(title))))
+            table = tables.to_latex(list(frame.columns), frame.to_numpy().tolist(), LEFT, SENTENCES)
+            parts.append(f"% {comment}\n{table}")
+    return "\n\n".join(parts) + "\n"
+
+
+def to_csv(records: Sequence[Record], only: str | None = None) -> str:
+    """Return one table of all sections, numbers in full.
+
+    Args:
+        records: runs that have ended.
+        only: ``"lines"`` (the default), ``"published"`` or ``"claims"``: the table of :func:`summary_frame`,
+            :func:`published_frame` or :func:`claims_frame`.
+    """
+    _check(only)
+    return tables.to_csv(_FRAMES[only or "lines"](records))
+
+
+def _check(only: str | None) -> None:
+    if only is not None and only not in _FRAMES:
+        raise ConfigError(f"no table {only!r}{suggest(only, _FRAMES)}; allowed: {', '.join(_FRAMES)}")
+
+
+def _tables(section: Sequence[Record], only: str | None) -> list[tuple[str, pd.DataFrame]]:
+    """Return the tables of one section as text, each with its title; that of the lines has none."""
+    _check(only)
+    found: list[tuple[str, pd.DataFrame]] = []
+    if only in (None, "lines"):
+        found.append(("", shown_frame(section)))
+    if only in (None, "published"):
+        found += [(f"Beside {source}", frame) for source, frame in shown_published(section).items()]
+    if only in (None, "claims"):
+        found.append(("Claims of the papers", shown_claims(section)))
+    return [(title, frame) for title, frame in found if len(frame)]

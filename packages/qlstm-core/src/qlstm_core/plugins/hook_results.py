@@ -1,4 +1,4 @@
-"""What a plugin's hook returned: specs, each with a name of its own, or nonsense."""
+"""What a plugin's hook returned: specs, each with a name of its own, entries without one, or nonsense."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from qlstm_core.plugins.specs import Spec
 
-S = TypeVar("S", bound=Spec)
+E = TypeVar("E")
 
 _RESERVED = "none"
 
@@ -17,21 +17,25 @@ class HookResultError(Exception):
     """A hook gave something else than it should; the message completes "the hook gave …"."""
 
 
-def check_specs(results: list[Any], spec_type: type[S]) -> list[S]:
-    """Return the specs in one plugin's results of a hook call, from which pluggy has dropped any None.
+def check_entries(results: list[Any], entry_type: type[E]) -> list[E]:
+    """Return the entries in one plugin's results of a hook call, from which pluggy has dropped any None.
+
+    Args:
+        results: what the plugin's implementations returned.
+        entry_type: a class of specs, or that of a collection's entries.
 
     Raises:
-        HookResultError: something in place of specs.
+        HookResultError: something in place of entries.
     """
-    specs: list[S] = []
+    entries: list[E] = []
     for result in results or [None]:
         if not isinstance(result, Iterable):
-            raise HookResultError(f"{_type(result)}, not an iterable of {spec_type.__name__}")
-        for spec in result:
-            if not isinstance(spec, spec_type):
-                raise HookResultError(f"{_type(spec)} in place of {spec_type.__name__}")
-            specs.append(spec)
-    return specs
+            raise HookResultError(f"{_type(result)}, not an iterable of {entry_type.__name__}")
+        for entry in result:
+            if not isinstance(entry, entry_type):
+                raise HookResultError(f"{_type(entry)} in place of {entry_type.__name__}")
+            entries.append(entry)
+    return entries
 
 
 def check_names(specs: Iterable[Spec], taken: Iterable[Spec], *, core: bool) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,12 +17,13 @@ from qlstm_core.plugins import hookspecs
 from qlstm_core.plugins.catalogue import Catalogue, Offer
 from qlstm_core.plugins.discovery import load_plugins, normalize, unknown_disabled
 from qlstm_core.plugins.errors import PluginError, PluginWarning, blame, suggest
-from qlstm_core.plugins.hook_results import HookResultError, check_names, check_specs
+from qlstm_core.plugins.hook_results import HookResultError, check_entries, check_names
 from qlstm_core.plugins.markers import PROJECT
 from qlstm_core.plugins.plugin_state import Plugin, PluginRecord
 from qlstm_core.plugins.specs import API_VERSION, NormalizerSpec, QuantizerSpec, Spec
 
 S = TypeVar("S", bound=Spec)
+E = TypeVar("E")
 
 
 class Registry:
@@ -52,6 +54,7 @@ class Registry:
         self._loaded = not discover
         self._plugins: dict[str, Plugin] = {}
         self._catalogues: dict[str, tuple[type[Spec], Catalogue[Any]]] = {}
+        self._collections: dict[str, type[Any]] = {}
         self.quantizers = self.catalogue("qlstm_quantizers", QuantizerSpec, "quantizer", product=Quantizer)
         self.normalizers = self.catalogue(
             "qlstm_normalizers", NormalizerSpec, "normalizer", product=Normalizer
@@ -85,6 +88,34 @@ class Registry:
                 f"asked for {spec_type.__name__} called {kind!r}"
             )
         return known
+
+    def collection(self, hook: str, entry_type: type[E]) -> Callable[[], list[tuple[str, E]]]:
+        """Return a function that returns what ``hook`` gives: entries without names, as facts are.
+
+        A package that adds such a hook calls this from its ``qlstm_addhooks``, as it does :meth:`catalogue`.
+        The function returns pairs of a plugin's title, its distribution and version, and an entry.
+
+        Args:
+            hook: name of a hook that takes nothing and returns an iterable of entries.
+            entry_type: the class of these entries.
+
+        Raises:
+            ValueError: the hook has a collection of another type already.
+        """
+        with self._lock:
+            known = self._collections.setdefault(hook, entry_type)
+        if known is not entry_type:
+            raise ValueError(
+                f"hook {hook!r} has a collection of {known.__name__} already, asked for {entry_type.__name__}"
+            )
+
+        def given() -> list[tuple[str, E]]:
+            with self._session():
+                self._collect(hook)
+                plugins = list(self._plugins.values())
+                return [(plugin.title, entry) for plugin in plugins for entry in plugin.specs.get(hook, ())]
+
+        return given
 
     def register(self, plugin: object, name: str | None = None) -> None:
         """Register a module or object with hook implementations, as a test or a notebook does.
@@ -125,7 +156,7 @@ class Registry:
     def plugins(self) -> list[PluginRecord]:
         """Return what became of every plugin, by name; calls hooks that were not called yet."""
         with self._session():
-            for hook in list(self._catalogues):
+            for hook in [*self._catalogues, *self._collections]:
                 self._collect(hook)
             return [self._record(plugin) for _, plugin in sorted(self._plugins.items())]
 
@@ -247,7 +278,8 @@ class Registry:
 
     def _collect(self, hook: str) -> None:
         """Call ``hook`` of every plugin that has not been asked yet."""
-        spec_type, _ = self._catalogues[hook]
+        named = hook in self._catalogues
+        entry_type = self._catalogues[hook][0] if named else self._collections[hook]
         for plugin in list(self._plugins.values()):
             if hook in plugin.specs:
                 continue
@@ -255,9 +287,10 @@ class Registry:
             if not self._implements(plugin, hook):
                 continue
             try:
-                specs = check_specs(self._call(plugin, hook), spec_type)
-                own = normalize(plugin.distribution)
-                check_names(specs, self._given_by(own, hook), core=own == "qlstm-core")
+                entries = check_entries(self._call(plugin, hook), entry_type)
+                if named:
+                    own = normalize(plugin.distribution)
+                    check_names(entries, self._given_by(own, hook), core=own == "qlstm-core")
             except HookResultError as error:
                 plugin.mark("failed", f"{hook} gave {error}")
             except KeyboardInterrupt:  # the next look-up asks again
@@ -266,8 +299,11 @@ class Registry:
             except BaseException as error:
                 plugin.mark("failed", f"{hook} raised {blame(error)}")
             else:
-                plugin.specs[hook] = tuple(spec for spec in specs if spec.api_version == API_VERSION)
-                plugin.left_out[hook] = tuple(spec for spec in specs if spec.api_version != API_VERSION)
+                fits = [not named or entry.api_version == API_VERSION for entry in entries]
+                plugin.specs[hook] = tuple(itertools.compress(entries, fits))
+                plugin.left_out[hook] = tuple(
+                    entry for entry, fit in zip(entries, fits, strict=True) if not fit
+                )
                 for spec in plugin.left_out[hook]:
                     needs = f"{spec.name!r} needs version {spec.api_version} of the plugin interface"
                     plugin.mark("incompatible", f"{needs}, this qlstm-core speaks version {API_VERSION}")
