@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from qlstm_bench.tasks.word_lm import WordLM
     from qlstm_bench.theory import Experiment, ExperimentSpec, Findings, make_experiment
     from qlstm_bench.training.folder import Run
-    from qlstm_bench.training.optimizer import clip_gradients_, make_optimizer
+    from qlstm_bench.training.optimizer import GradientNorm, clip_gradients_, make_optimizer
     from qlstm_bench.training.result import Result, StateGradientNorms
     from qlstm_bench.training.run import Outcome, resolve, train
 
@@ -47,8 +47,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BenchError", "CharLM", "Classification", "ConfigError", "DataError", "Document", "Experiment",
-    "ExperimentSpec", "Findings", "GradientAnalysisError", "LargeVocabularyLM", "Outcome", "Record",
-    "Result", "Run", "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST",
+    "ExperimentSpec", "Findings", "GradientAnalysisError", "GradientNorm", "LargeVocabularyLM", "Outcome",
+    "Record", "Result", "Run", "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST",
     "StateGradientNorms", "Task", "TaskSpec", "WordLM", "analyze", "analyze_task", "clip_gradients_",
     "collect", "make_experiment", "make_layer", "make_optimizer", "print_table", "read_plan", "resolve",
     "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame", "task_gradient_norms",
@@ -76,7 +76,7 @@ _ORIGINS = {
     "qlstm_bench.tasks.word_lm": ("WordLM",),
     "qlstm_bench.theory": ("Experiment", "ExperimentSpec", "Findings", "make_experiment"),
     "qlstm_bench.training.folder": ("Run",),
-    "qlstm_bench.training.optimizer": ("clip_gradients_", "make_optimizer"),
+    "qlstm_bench.training.optimizer": ("GradientNorm", "clip_gradients_", "make_optimizer"),
     "qlstm_bench.training.result": ("Result", "StateGradientNorms"),
     "qlstm_bench.training.run": ("Outcome", "resolve", "train"),
 }  # fmt: skip

@@ -24,7 +24,7 @@ def make_layer(
     """Return a freshly initialised recurrent layer; what every task builds its model around.
 
     Args:
-        config: gives the cell and its options, units, layers and dropout.
+        config: gives the cell and its options, units, layers, dropout and the quantizer of the state.
         input_size: features, or number of tokens.
         quantizer, normalizer: names, as text.
         dropout: dropout between layers, instead of the setting.
@@ -46,6 +46,7 @@ def make_layer(
             dropout=config.dropout if dropout is None else dropout,
             quantizer=quantizer,
             normalizer=normalizer,
+            state_quantizer=config.state_quantizer,
             **options,
         )
     except PluginError:
