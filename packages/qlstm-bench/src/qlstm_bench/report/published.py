@@ -39,21 +39,26 @@ def published(config: RunConfig, dataset: str) -> Published | None:
         for table in _tables()
         if (table["task"], table["data"]) == (config.task.partition(":")[0], dataset) and _fits(table, config)
         for quantizer, normalizer, figure, size in table["rows"]
-        if (quantizer, normalizer) == (config.quantizer, _without_length(config.normalizer))
+        if quantizer == _as_published(config.quantizer)
+        if normalizer == _as_published(config.normalizer)
     ]
     return min(found, key=lambda one: (one.hidden != config.hidden, one.hidden), default=None)
 
 
 def _fits(table: dict[str, Any], config: RunConfig) -> bool:
     """Return whether a run is what a table is about, but for the number of units."""
-    wanted = {"cell": "lstm"} | {name: value for name, value in table["settings"].items() if name != "hidden"}
-    return all(getattr(config, name) == value for name, value in wanted.items())
+    wanted = {"cell": "lstm", "state_quantizer": "none"} | table["settings"]
+    return all(getattr(config, name) == value for name, value in wanted.items() if name != "hidden")
 
 
-def _without_length(normalizer: str) -> str:
-    """Return a normaliser without the option that only says how long sequences are."""
-    name, _, options = normalizer.partition(":")
-    kept = [option for option in options.split(",") if option and not option.startswith("max_steps=")]
+def _as_published(method: str) -> str:
+    """Return a quantizer or normaliser without the options that a paper's table does not tell.
+
+    They are how long sequences are, where a gain starts, and whether full-precision weights are clipped.
+    """
+    name, _, options = method.partition(":")
+    untold = ("max_steps=", "gain", "clip=")
+    kept = [option for option in options.split(",") if option and not option.startswith(untold)]
     return f"{name}:{','.join(kept)}" if kept else name
 
 
