@@ -163,7 +163,9 @@ class WeightAverage:
         self._average = AveragedModel(self._followed, multi_avg_fn=follow, use_buffers=True)
         # A copy of the model in which these have taken the places of what they follow.
         places: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        places |= {id(one): copied for one, copied in zip(followed, self._average.module, strict=True)}
+        places |= {
+            id(one): copied for one, copied in zip(followed, self._average.module.children(), strict=True)
+        }
         self.module: nn.Module = copy.deepcopy(model, places)
 
     def update(self) -> None:
