@@ -124,13 +124,13 @@ def parameters(function: ast.FunctionDef) -> int:
     return len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs)
 
 
-def test_no_function_takes_more_than_fourteen_parameters() -> None:
-    """torch.nn.LSTM's own ten, and three of ours, are the longest list that users have to read."""
+def test_no_function_takes_more_than_fifteen_parameters() -> None:
+    """torch.nn.LSTM's own ten, and four of ours, are the longest list that users have to read."""
     assert {
         f"{name}.{node.name}": parameters(node)
         for name, path in sources().items()
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.FunctionDef) and parameters(node) > 14
+        if isinstance(node, ast.FunctionDef) and parameters(node) > 15
     } == {}
 
 

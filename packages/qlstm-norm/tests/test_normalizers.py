@@ -69,6 +69,55 @@ def test_weight_norm_gives_rows_the_length_of_the_gain(gates: int, rows: int, co
     torch.testing.assert_close(result, quantized * (norm.gain / (7 * math.sqrt(cols))).unsqueeze(-1))
 
 
+@settings(max_examples=20)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 999))
+def test_automatic_gains_give_preactivations_of_unit_variance(inputs: int, hidden: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    options = {"quantizer": Binary(), "normalizer": "weight:gain=auto", "dtype": torch.float64}
+    cell = LSTM(inputs, hidden, tokens=True, **options).prepared_cell(0, 0)
+    from_tokens = cell.input(torch.arange(inputs))
+    torch.testing.assert_close(from_tokens.square(), torch.ones_like(from_tokens))
+    # The variance of W x, x of independent features of unit variance, is the diagonal of W Wᵀ.
+    cell = LSTM(inputs, hidden, **options).prepared_cell(0, 0)
+    for linear in (cell.input, cell.recurrent):
+        variance = (linear.matrix @ linear.matrix.T).diagonal()
+        torch.testing.assert_close(variance, torch.ones_like(variance))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("gain=2", (2.0, 2.0, 2.0)),
+        ("gain_ih=7,gain_hh=0.5", (7.0, 0.5, 7.0)),
+        ("gain=2,gain_hh=auto", (2.0, 1.0, 2.0)),
+        ("gain=auto,gain_hh=3", (5.0, 3.0, 1.0)),
+        ("gain_ih=auto", (5.0, None, 1.0)),
+    ],
+)
+def test_a_side_of_weight_norm_may_have_a_start_of_its_own(options: str, expected: tuple) -> None:
+    """Here of the first layer's two sides on 25 tokens, and of the input's side of the second layer."""
+    layer = LSTM(25, 4, 2, normalizer=f"weight:{options}", tokens=True)
+    for key, length in zip(("ih_l0", "hh_l0", "ih_l1"), expected, strict=True):
+        gain = layer.normalizers[key].gain
+        norms = layer.get_parameter(f"weight_{key}").view(4, 4, -1).norm(dim=-1)
+        torch.testing.assert_close(gain, norms if length is None else torch.full((4, 4), length))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("gain=0", r"gain must be a positive number, 'auto' or None, got 0\.0"),
+        ("gain_hh=inf", "gain_hh must be a positive number, 'auto' or None, got inf"),
+        ("gain_ih=atuo", "option 'gain_ih' must be a number or 'auto' or none, got 'atuo'"),
+    ],
+)
+def test_lengths_that_no_row_can_have(options: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LSTM(3, 4, normalizer=f"weight:{options}")
+    with pytest.raises(ValueError, match="gain must be a positive number, 'auto' or None, got True"):
+        WeightNorm(gain=True)
+
+
 def test_weight_norm_leaves_rows_of_zeros() -> None:
     norm = WeightNorm(gain=1.0)
     norm.prepare(torch.randn(1, 2, 3))

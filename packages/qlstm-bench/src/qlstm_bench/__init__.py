@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qlstm_bench.tasks.char_lm import CharLM
     from qlstm_bench.tasks.classification import Classification, SequentialDigits, SequentialMNIST
     from qlstm_bench.tasks.large_vocab import LargeVocabularyLM
-    from qlstm_bench.tasks.layers import make_layer
+    from qlstm_bench.tasks.layers import make_initial_state, make_layer
     from qlstm_bench.tasks.task import Task, TaskSpec, tasks_of
     from qlstm_bench.tasks.word_lm import WordLM
     from qlstm_bench.theory import Experiment, ExperimentSpec, Findings, make_experiment
@@ -50,9 +50,9 @@ __all__ = [
     "ExperimentSpec", "Findings", "GradientAnalysisError", "GradientNorm", "LargeVocabularyLM", "Outcome",
     "Record", "Result", "Run", "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST",
     "StateGradientNorms", "Task", "TaskSpec", "WordLM", "analyze", "analyze_task", "clip_gradients_",
-    "collect", "make_experiment", "make_layer", "make_optimizer", "print_table", "read_plan", "resolve",
-    "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame", "task_gradient_norms",
-    "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
+    "collect", "make_experiment", "make_initial_state", "make_layer", "make_optimizer", "print_table",
+    "read_plan", "resolve", "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame",
+    "task_gradient_norms", "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
 ]  # fmt: skip
 
 _ORIGINS = {
@@ -71,7 +71,7 @@ _ORIGINS = {
     "qlstm_bench.tasks.char_lm": ("CharLM",),
     "qlstm_bench.tasks.classification": ("Classification", "SequentialDigits", "SequentialMNIST"),
     "qlstm_bench.tasks.large_vocab": ("LargeVocabularyLM",),
-    "qlstm_bench.tasks.layers": ("make_layer",),
+    "qlstm_bench.tasks.layers": ("make_initial_state", "make_layer"),
     "qlstm_bench.tasks.task": ("Task", "TaskSpec", "tasks_of"),
     "qlstm_bench.tasks.word_lm": ("WordLM",),
     "qlstm_bench.theory": ("Experiment", "ExperimentSpec", "Findings", "make_experiment"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,8 @@ Precision = Literal["32-true", "64-true", "bf16-mixed"]
 Cell = Literal["lstm", "gru", "f-lstm", "g-lstm"]
 OptimizerName = Literal["adam", "sgd", "adagrad"]
 Clipping = Literal["global", "apart", "recurrent"]
+Start = Literal["torch", "identity", "orthogonal", "glorot"]
+InitialStates = Literal["zeros", "learned"]
 Logger = Literal["tensorboard", "mlflow"]
 
 _CELL_OPTIONS = {"proj": ("lstm", "f-lstm", "g-lstm"), "rank": ("f-lstm",), "groups": ("g-lstm",)}
@@ -76,6 +79,12 @@ class RunConfig(BaseModel):
         description="quantizer of the hidden state where it enters a product, maybe with options",
         json_schema_extra={"metavar": "NAME"},
     )
+    input_quantizer: str | None = Field(
+        default=None,
+        description="another quantizer for the weights of the input's side, maybe with options; none keeps "
+        "them at full precision; default: the quantizer of all weights",
+        json_schema_extra={"metavar": "NAME"},
+    )
     cell: Cell = Field(
         default="lstm", description="kind of the recurrent layers; f-lstm is factorized, g-lstm grouped"
     )
@@ -99,6 +108,27 @@ class RunConfig(BaseModel):
         description="probability of dropout between recurrent layers, and where else the task has it; "
         "default: the task's, or 0",
     )
+    start: Start = Field(
+        default="torch",
+        description="how the recurrent layers' weights start: torch, uniformly as torch's do; identity, the "
+        "candidate's recurrent weight from the identity and the rest orthogonal; orthogonal; glorot",
+    )
+    data_start: bool = Field(
+        default=False,
+        description="start the gains of weight normalisation from the first batch, so that pre-activations "
+        "have unit variance",
+        json_schema_extra={"metavar": "true|false"},
+    )
+    initial_state: InitialStates = Field(
+        default="zeros",
+        description="state that a sequence, or an epoch of a text, begins from: zeros, or learned",
+    )
+    initial_state_noise: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="standard deviation of noise that learned initial states get in training and evaluation",
+    )
     epochs: int | None = Field(
         default=None, ge=1, description="passes over the training part, instead of steps; default: 1"
     )
@@ -117,6 +147,12 @@ class RunConfig(BaseModel):
         gt=0,
         allow_inf_nan=False,
         description="learning rate of quantized weights as a multiple of the others'; default: the task's",
+    )
+    gain_lr: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="learning rate of the normalisers' gains as a multiple of the others'",
     )
     stall_divisor: float = Field(
         default=1.0,
@@ -254,6 +290,28 @@ class RunConfig(BaseModel):
                 raise ValueError(f"{name}={value} is for cell {' or '.join(cells)}, and cell is {self.cell}")
         return self
 
+    @model_validator(mode="after")
+    def _fitting_start(self) -> RunConfig:
+        if self.initial_state_noise and self.initial_state != "learned":
+            raise ValueError(
+                f"initial_state_noise={self.initial_state_noise} is for initial_state learned, and "
+                f"initial_state is {self.initial_state}"
+            )
+        if self.start == "identity" and (self.cell == "f-lstm" or self.proj is not None):
+            raise ValueError(
+                "start=identity is for square recurrent weights: cell lstm, gru or g-lstm without proj"
+            )
+        if self.input_quantizer is not None and self.cell == "f-lstm":
+            raise ValueError(
+                f"input_quantizer={self.input_quantizer} is for cell lstm, gru or g-lstm: the weights of "
+                "f-lstm belong to both sides"
+            )
+        if self.quantizer == "none" and self.input_quantizer not in (None, "none"):
+            raise ValueError(
+                f"input_quantizer={self.input_quantizer} stands beside a quantizer, and quantizer is none"
+            )
+        return self
+
     def identity(self, dataset_sha256: str) -> str:
         """Return eight hexadecimal digits that tell apart runs with different results.
 
@@ -318,4 +376,7 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{name}: expected a value, and there is none"
     message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{name}: {message[0].lower()}{message[1:]}, got {short_repr(first['input'])}"
+    nearest = ""
+    if first["type"] == "literal_error":
+        nearest = suggest(str(first["input"]), re.findall("'([^']+)'", first["ctx"]["expected"]))
+    return f"{name}: {message[0].lower()}{message[1:]}, got {short_repr(first['input'])}{nearest}"

@@ -512,9 +512,14 @@ OTHERS = {
     "eval_every": 7, "eval_symbols": 8, "gradients_every": 3, "log": ["tensorboard"], "log_every": 5,
     "checkpoint_seconds": 1.0, "task": "word-lm", "proj": 2, "rank": 2, "groups": 2, "epochs": 3,
     "state_quantizer": "bwn", "decay_of": "quantized", "tested": "best", "average_of": "recurrent",
+    "start": "identity", "data_start": True, "gain_lr": 2.0, "initial_state": "learned",
+    "initial_state_noise": 0.1, "input_quantizer": "none",
 }  # fmt: skip
 """Another value of every setting."""
-NEEDED = {"proj": {}, "rank": {"cell": "f-lstm"}, "groups": {"cell": "g-lstm"}, "epochs": {"steps": None}}
+NEEDED = {
+    "proj": {}, "rank": {"cell": "f-lstm"}, "groups": {"cell": "g-lstm"}, "epochs": {"steps": None},
+    "initial_state_noise": {"initial_state": "learned"},
+}  # fmt: skip
 NAMES = {"data", "log", "log_every", "checkpoint_seconds"}
 """Settings that do not decide what a run computes."""
 

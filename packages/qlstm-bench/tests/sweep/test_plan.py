@@ -234,7 +234,27 @@ def test_the_large_vocabulary_is_trained_as_its_authors_did() -> None:
     for config in read_plan(load("kuchaiev2017-large-vocabulary"), "paper").configs:
         assert config.task == "large-vocab-lm"  # the embedding has the gradient of the summed loss
         assert (config.clip, config.clipping) == (1 / 20, "recurrent")
-        assert (config.average, config.average_of) == (0.999, "recurrent")
+        assert (config.average, config.average_of, config.start) == (0.999, "recurrent", "glorot")
+
+
+@pytest.mark.parametrize("name", ["hou2019-mnist", "hou2019-permuted-mnist"])
+def test_mnist_starts_as_in_its_authors_code(name: str) -> None:
+    """Noise and gains of 0.1 with layer and batch normalisation, whose own default is 0.1 in batches."""
+    for scale in ("cpu", "paper"):
+        configs = read_plan(load(name), scale).configs
+        theirs = [config for config in configs if config.quantizer not in ("sbn", "stn")]
+        assert len(theirs) == 30
+        for config in theirs:
+            assert config.tested == "best"
+            assert (config.start, config.initial_state, config.input_quantizer) == (
+                "identity",
+                "learned",
+                "none",
+            )
+            noisy = config.normalizer.startswith(("layer", "batch"))
+            assert config.initial_state_noise == (0.1 if noisy else 0.0)
+        kinds = {config.normalizer for config in theirs}
+        assert kinds == {"none", "weight", "layer:gain=0.1", "batch-shared", "batch-separate:max_steps=784"}
 
 
 def test_a_file_or_a_preset_is_found(tmp_path: Path) -> None:

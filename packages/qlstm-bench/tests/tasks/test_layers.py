@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.tasks.layers import make_layer
+from qlstm_bench.tasks.layers import make_initial_state, make_layer
 from qlstm_bench.training.run import train
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM
 from qlstm_core.plugins import PluginError
@@ -36,6 +38,59 @@ def test_settings_reach_the_layer() -> None:
     grouped = make_layer(config(cell="g-lstm", groups=[2, 4], layers=2), 6, "none", "none")
     assert isinstance(grouped, GroupedLSTM)
     assert grouped.groups == (2, 4)
+
+
+def test_weights_start_as_the_settings_say() -> None:
+    layer = make_layer(config(start="identity"), 6, "bwn", "weight")
+    assert torch.equal(layer.weight_hh_l0.view(4, 8, 8)[2], torch.eye(8))
+    torch.testing.assert_close(layer.normalizers["hh_l0"].gain[2], torch.ones(8))
+    factorized = make_layer(config(cell="f-lstm", rank=3, start="glorot"), 6, "none", "none")
+    assert float(factorized.weight_inner_l0.detach().abs().max()) <= math.sqrt(6 / (6 + 8 + 3))
+    with torch.device("meta"):
+        assert make_layer(config(start="orthogonal"), 6, "none", "none").weight_hh_l0.is_meta
+
+
+def test_the_inputs_side_may_have_a_quantizer_of_its_own() -> None:
+    kept = make_layer(config(input_quantizer="none"), 6, "binary-connect", "none")
+    assert set(kept.quantizers) == {"hh_l0"}
+    # 32 bits for 32 × 6 weights, 1 bit for 32 × 8, and 32 biases
+    assert kept.storage_bytes() == 4 * 192 + 256 // 8 + 4 * 32
+    grouped = make_layer(
+        config(cell="g-lstm", groups=2, quantizer="bwn", input_quantizer="twn"), 6, "bwn", "none"
+    )
+    assert (grouped.quantizers["ih_l0"].bits, grouped.quantizers["hh_l0"].bits) == (2, 1)
+    plain = make_layer(config(quantizer="bwn", input_quantizer="twn"), 6, "none", "none")
+    assert not plain.quantizers, "the network in full precision that sizes are compared with"
+
+
+def test_what_a_layer_begins_from() -> None:
+    layer = make_layer(config(), 6, "none", "none")
+    assert make_initial_state(config(), layer) is None
+    learned = make_initial_state(config(initial_state="learned", initial_state_noise=0.25), layer)
+    assert learned is not None
+    assert learned.noise == 0.25
+    assert learned.c_0.shape == (1, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"start": "identiy"}, r"start: .*'glorot', got 'identiy' \(did you mean 'identity'\?\)"),
+        ({"start": "identity", "cell": "f-lstm"}, "start=identity is for square recurrent weights"),
+        ({"start": "identity", "proj": 4}, "start=identity is for square recurrent weights"),
+        ({"initial_state_noise": 0.1}, "initial_state_noise=0.1 is for initial_state learned, and .*zeros"),
+        ({"initial_state_noise": -1.0, "initial_state": "learned"}, "initial_state_noise: .*, got -1.0"),
+        (
+            {"cell": "f-lstm", "quantizer": "bwn", "input_quantizer": "none"},
+            "input_quantizer=none is for cell",
+        ),
+        ({"input_quantizer": "twn"}, "input_quantizer=twn stands beside a quantizer, and quantizer is none"),
+        ({"gain_lr": 0.0}, "gain_lr: .*, got 0.0"),
+    ],
+)
+def test_starts_that_do_not_fit_are_named(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        config(**settings)
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,8 @@ OTHERS: dict[str, Any] = {
     "clipping": "apart", "device": "auto", "precision": "64-true", "log": ["mlflow"], "data": "other",
     "lr": 0.25, "quantized_lr": 2.0, "stall_divisor": 2.0, "epoch_decay": 0.5, "average": 0.5, "clip": 0.25,
     "dropout": 0.5, "checkpoint_seconds": 1.0, "state_quantizer": "bwn", "decay_of": "quantized",
-    "tested": "best", "average_of": "recurrent",
+    "tested": "best", "average_of": "recurrent", "start": "glorot", "data_start": True, "gain_lr": 2.0,
+    "initial_state": "learned", "initial_state_noise": 0.5, "input_quantizer": "none",
 }  # fmt: skip
 """Another value of each setting; of those that are whole numbers, 7."""
 

@@ -57,6 +57,19 @@ def test_optimizers_hold_every_parameter_once(name: str, kind: type) -> None:
     assert [group["lr"] for group in unquantized.param_groups] == [0.5]
 
 
+def test_gains_may_have_a_learning_rate_of_their_own() -> None:
+    net = Net("binary-connect")
+    net.recurrent = LSTM(3, 4, num_layers=2, quantizer="binary-connect", normalizer="layer:cell=true")
+    optimizer = make_optimizer(net, config(gain_lr=10.0), 3.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.5, 5.0]
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, net.parameters()))
+    gains = {id(p) for name, p in net.named_parameters() if name.endswith(".gain")}
+    assert len(gains) == 6
+    assert {id(p) for p in optimizer.param_groups[2]["params"]} == gains
+    assert [group["lr"] for group in make_optimizer(net, config(), 1.0).param_groups] == [0.5, 0.5]
+
+
 def test_loss_aware_quantizers_refuse_sgd() -> None:
     with pytest.raises(
         ConfigError, match=r"optimizer: quantizer 'lab' .*sgd keeps none; expected adam or adagrad"

@@ -79,6 +79,18 @@ STATEFUL = [
     },
     {"quantizer": "lat", "normalizer": "weight", "log_every": 3, "eval_every": 5},
     {"precision": "bf16-mixed", "normalizer": "layer", "steps": None, "epochs": 1, "batch": 8, "unroll": 60},
+    # What a run starts from: its first batch, noise in every initial state, of epochs of 10 steps.
+    {
+        "quantizer": "twn",
+        "normalizer": "weight",
+        "start": "orthogonal",
+        "data_start": True,
+        "gain_lr": 3.0,
+        "initial_state": "learned",
+        "initial_state_noise": 0.1,
+        "batch": 8,
+        "unroll": 60,
+    },
     # What the schedule, the average of the weights and the best of them have seen: it stops before the end.
     {
         "lr": 3.0,

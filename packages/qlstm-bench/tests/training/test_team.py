@@ -21,7 +21,8 @@ from qlstm_bench.training.team import Team
 
 SETTINGS = {
     "hidden": 8, "batch": 4, "unroll": 10, "steps": 9, "lr": 0.01, "log-every": 1, "eval-every": 4,
-    "quantizer": "bwn", "normalizer": "layer", "device": "cpu",
+    "quantizer": "bwn", "normalizer": "weight", "data-start": True, "initial-state": "learned",
+    "device": "cpu",
 }  # fmt: skip
 
 
@@ -50,12 +51,15 @@ def the_run(out: Path) -> Run:
 
 
 def test_two_processes_train_as_one(text_file: Path, tmp_path: Path) -> None:
-    """Streams, carried states, gradients, logged losses and validations are those of the whole batch."""
+    """Gains, streams, carried states, gradients, losses and validations are those of the whole batch.
+
+    Only the first step of an epoch has a gradient of the initial state.
+    """
     assert main(command(text_file, tmp_path / "one")) == 0
     words = command(text_file, tmp_path / "two", processes=2)
     done = run_processes(words, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("bwn, layer on words.txt:") == 1
+    assert done.stdout.count("bwn, weight on words.txt:") == 1
     one, two = the_run(tmp_path / "one"), the_run(tmp_path / "two")
     assert two.config == one.config.model_copy(update={"processes": 2})
     for first, second in zip(one.metrics(), two.metrics(), strict=True):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from qlstm_core import init
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.curvature import track_curvature
 from qlstm_core.exports import lazily
@@ -12,6 +13,7 @@ from qlstm_core.layers import (
     Cell,
     FactorizedLSTM,
     GroupedLSTM,
+    InitialState,
     RecurrentLayer,
     StateTrace,
     readable_loop,
@@ -30,12 +32,14 @@ __all__ = [
     "Cell",
     "FactorizedLSTM",
     "GroupedLSTM",
+    "InitialState",
     "Normalizer",
     "PackedGRU",
     "PackedLSTM",
     "Quantizer",
     "RecurrentLayer",
     "StateTrace",
+    "init",
     "load_packed",
     "pack",
     "readable_loop",

@@ -3,9 +3,10 @@
 Both see a weight matrix of one side (input or recurrent) of one layer and direction as ``(gates, rows,
 cols)``: one matrix per gate, each treated by itself.
 
-An instance given to a layer is a *template*. The layer copies it for every matrix and calls :meth:`prepare`
-on the copy with the freshly initialised weight, so that a method with parameters of its own (LSQ's step size,
-a gain) creates them with the right shape, dtype and device.
+An instance given to a layer is a *template*. The layer copies it for every matrix, tells a normaliser's copy
+which side it is for, and calls :meth:`prepare` on the copy with the freshly initialised weight, so that a
+method with parameters of its own (LSQ's step size, a gain) creates them with the right shape, dtype and
+device.
 """
 
 from __future__ import annotations
@@ -154,15 +155,25 @@ class Normalizer(nn.Module):
     updated with ``momentum`` as those of torch.nn.BatchNorm1d: the running variance is the unbiased one. Core
     may then run a fused kernel instead of calling :meth:`forward`.
 
+    A normaliser that overrides :meth:`weight` alone and has a parameter ``gain``, ``(gates, rows)``, promises
+    that each row of the weight it returns is proportional to its gain: :func:`qlstm_core.init.data_start_`
+    sets it from a batch.
+
     Attributes:
         statistics: ``None``, ``"features"`` or ``"batch"``.
         centered: whether the mean is subtracted.
         cell: whether a copy also normalises the cell state before the output's tanh.
+        side: which side this copy normalises: ``"ih"``, ``"hh"``, or ``"cell"``, the cell state; ``None``
+            outside a layer. The layer sets it before it calls :meth:`prepare`.
+        tokens: whether the input of that side is declared to be tokens (the layer's ``tokens=True``; side
+            ``"ih"`` of the first layer). Set likewise.
     """
 
     statistics: ClassVar[Literal["features", "batch"] | None] = None
     centered: ClassVar[bool] = True
     cell: bool = False
+    side: str | None = None
+    tokens: bool = False
 
     def prepare(self, weight: Tensor) -> None:
         """Create parameters and buffers for one side (default: none).

@@ -7,7 +7,7 @@ import torch
 from recurrent_cases import RowNorm, Sign, StepGain, WithCell
 from torch import Tensor
 
-from qlstm_core import LSTM, Quantizer, straight_through
+from qlstm_core import GRU, LSTM, Normalizer, Quantizer, straight_through
 
 
 def plain_lstm(layer: LSTM, x: Tensor, gains: dict[str, Tensor], wx: Tensor, wh: Tensor) -> Tensor:
@@ -138,6 +138,50 @@ def test_prepared_state_belongs_to_each_matrix_and_survives_reset() -> None:
     assert all(after[name] is p for name, p in steps.items())
     expected = layer.weight_hh_l1.view(4, 4, 4).abs().mean(dim=(1, 2))
     assert torch.equal(after["quantizers.hh_l1.step"], expected)
+
+
+class Placed(Normalizer):
+    """Writes down what it knows of its place when it is prepared."""
+
+    cell = True
+
+    def prepare(self, weight: Tensor) -> None:
+        self.known = (self.side, self.tokens, tuple(weight.shape))
+
+    def forward(self, preactivation: Tensor, step: int) -> Tensor:
+        return preactivation
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_normaliser_knows_its_side_and_the_kind_of_input_before_it_is_prepared(tokens: bool) -> None:
+    template = Placed()
+    layer = LSTM(3, 4, 2, bidirectional=True, normalizer=template, tokens=tokens)
+    known = {key: norm.known for key, norm in layer.normalizers.items()}
+    for end in ("", "_reverse"):
+        for k, cols in ((0, 3), (1, 8)):
+            assert known[f"ih_l{k}{end}"] == ("ih", tokens and k == 0, (4, 4, cols))
+            assert known[f"hh_l{k}{end}"] == ("hh", False, (4, 4, 4))
+            assert known[f"cell_l{k}{end}"] == ("cell", False, (1, 4, 0))
+    assert (template.side, template.tokens) == (None, False)
+
+
+def test_a_layer_for_tokens_says_so_and_takes_both_kinds_of_input() -> None:
+    layer = LSTM(3, 4, tokens=True)
+    assert repr(layer) == "LSTM(3, 4, tokens=True)"
+    assert [layer.routes()[0].kind, layer.routes(tokens=False)[0].kind] == ["fused", "torch"]
+    one_hot = torch.nn.functional.one_hot(torch.tensor([[0], [2]]), 3).float()
+    torch.testing.assert_close(layer(torch.tensor([[0], [2]]))[0], layer(one_hot)[0])
+    with pytest.raises(TypeError, match="tokens must be True or False, got 1"):
+        GRU(3, 4, tokens=1)
+
+
+def test_what_depends_on_weights_starts_anew_from_weights_that_were_set() -> None:
+    layer = LSTM(3, 4, quantizer=Step(), normalizer=StepGain())
+    step = layer.quantizers["hh_l0"].step
+    layer.fill_("weight_hh_l0", lambda weight: weight.fill_(0.25))
+    layer.prepare_from_weights()
+    assert layer.quantizers["hh_l0"].step is step
+    assert torch.equal(step, torch.full((4,), 0.25))
 
 
 class Clip(Sign):

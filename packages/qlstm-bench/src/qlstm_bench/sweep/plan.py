@@ -258,9 +258,10 @@ def _culprit(error: Exception, values: Mapping[str, Any]) -> str:
         "quantizer": registry.quantizers,
         "normalizer": registry.normalizers,
         "state_quantizer": registry.quantizers,
+        "input_quantizer": registry.quantizers,
     }
     for name, catalogue in catalogues.items():
-        if name in values:
+        if values.get(name) is not None:
             try:
                 catalogue.canonical(values[name])
             except PluginError:

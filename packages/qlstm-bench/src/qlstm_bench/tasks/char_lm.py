@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from qlstm_bench.data.text import Unit
 from qlstm_bench.tasks.language_modelling import LanguageModelling, State
-from qlstm_bench.tasks.layers import make_layer
-from qlstm_core import RecurrentLayer
+from qlstm_bench.tasks.layers import make_initial_state, make_layer
+from qlstm_core import InitialState, RecurrentLayer
 
 
 class CharLanguageModel(nn.Module):
@@ -21,12 +21,14 @@ class CharLanguageModel(nn.Module):
 
     Args:
         recurrent: takes the characters' numbers; its ``input_size`` is the vocabulary's.
+        initial_state: state that it begins from where none is given; zeros by default.
     """
 
-    def __init__(self, recurrent: RecurrentLayer) -> None:
+    def __init__(self, recurrent: RecurrentLayer, initial_state: InitialState | None = None) -> None:
         super().__init__()
         self.recurrent = recurrent
         self.output = nn.Linear(recurrent.output_size, recurrent.input_size)
+        self.initial_state = initial_state
         nn.init.uniform_(self.output.weight, -0.1, 0.1)
         nn.init.zeros_(self.output.bias)
 
@@ -35,8 +37,10 @@ class CharLanguageModel(nn.Module):
 
         Args:
             characters: ``(T, B)``, integers.
-            state: initial state of the layer; zeros by default.
+            state: initial state of the layer; by default, the one that the model begins from.
         """
+        if state is None and self.initial_state is not None:
+            state = self.initial_state(characters.shape[1])
         h, state = self.recurrent(characters, state)
         return self.output(h), state
 
@@ -61,7 +65,8 @@ class CharLM(LanguageModelling):
 
     def model(self, quantizer: str, normalizer: str) -> CharLanguageModel:
         """Return a fresh :class:`CharLanguageModel`."""
-        return CharLanguageModel(make_layer(self._config, len(self._text.symbols), quantizer, normalizer))
+        layer = make_layer(self._config, len(self._text.symbols), quantizer, normalizer, tokens=True)
+        return CharLanguageModel(layer, make_initial_state(self._config, layer))
 
     def to_metric(self, loss: float) -> float:
         """Return nats as bits."""

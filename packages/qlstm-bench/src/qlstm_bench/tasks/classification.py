@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.data import DataError, Sequences, load_sequences
-from qlstm_bench.tasks.layers import make_layer
+from qlstm_bench.tasks.layers import make_initial_state, make_layer
 from qlstm_bench.tasks.task import Task
-from qlstm_core import RecurrentLayer
+from qlstm_core import InitialState, RecurrentLayer
 
 
 class SequenceClassifier(nn.Module):
@@ -23,12 +23,16 @@ class SequenceClassifier(nn.Module):
     Args:
         recurrent: any recurrent layer.
         classes: number of labels.
+        initial_state: state that it begins from; zeros by default.
     """
 
-    def __init__(self, recurrent: RecurrentLayer, classes: int) -> None:
+    def __init__(
+        self, recurrent: RecurrentLayer, classes: int, initial_state: InitialState | None = None
+    ) -> None:
         super().__init__()
         self.recurrent = recurrent
         self.output = nn.Linear(recurrent.output_size, classes)
+        self.initial_state = initial_state
 
     def forward(self, sequences: Tensor) -> Tensor:
         """Return the logits ``(B, classes)``.
@@ -36,7 +40,8 @@ class SequenceClassifier(nn.Module):
         Args:
             sequences: ``(T, B, features)``, or tokens ``(T, B)``.
         """
-        h, _ = self.recurrent(sequences)
+        state = None if self.initial_state is None else self.initial_state(sequences.shape[1])
+        h, _ = self.recurrent(sequences, state)
         return self.output(h[-1])  # type: ignore[no-any-return]
 
 
@@ -102,8 +107,10 @@ class Classification(Task):
 
     def model(self, quantizer: str, normalizer: str) -> SequenceClassifier:
         """Return a fresh :class:`SequenceClassifier`."""
-        inputs = self._data.tokens or self._data.features * self._per_step
-        return SequenceClassifier(make_layer(self._config, inputs, quantizer, normalizer), self._data.classes)
+        data = self._data
+        inputs = data.tokens or data.features * self._per_step
+        layer = make_layer(self._config, inputs, quantizer, normalizer, tokens=data.tokens > 0)
+        return SequenceClassifier(layer, data.classes, make_initial_state(self._config, layer))
 
     def recurrent(self, model: nn.Module) -> RecurrentLayer:
         """Return the model's ``recurrent``."""

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.tasks.language_modelling import State, detach
+from qlstm_bench.tasks.layers import make_initial_state
 from qlstm_bench.tasks.sampled_softmax import draw_words, sampled_cross_entropy
 from qlstm_bench.tasks.word_lm import WordLanguageModel, WordLM
-from qlstm_core import RecurrentLayer
+from qlstm_core import InitialState, RecurrentLayer
 
 _SHARDS = 8
 """Parts that the authors' code splits embedding and output weights into, each started by its own size."""
@@ -25,7 +26,7 @@ class SampledWordLanguageModel(WordLanguageModel):
     each of the 8 shards that it splits them into.
 
     Args:
-        words, recurrent, dropout: as :class:`WordLanguageModel`.
+        words, recurrent, dropout, initial_state: as :class:`WordLanguageModel`.
         samples: words drawn for each batch.
         sparse: have the gradients of embedding and output weights as sparse tensors.
         embedding_factor: multiplies the gradient of the embedding.
@@ -38,10 +39,12 @@ class SampledWordLanguageModel(WordLanguageModel):
         dropout: float,
         samples: int,
         sparse: bool,
+        initial_state: InitialState | None = None,
         *,
         embedding_factor: float = 1.0,
     ) -> None:
-        super().__init__(words, recurrent, dropout, limit=min(0.1, math.sqrt(3 * _SHARDS / words)))
+        limit = min(0.1, math.sqrt(3 * _SHARDS / words))
+        super().__init__(words, recurrent, dropout, initial_state, limit=limit)
         self.samples = samples
         self.embedding.sparse = sparse
         if embedding_factor != 1:
@@ -56,7 +59,7 @@ class SampledWordLanguageModel(WordLanguageModel):
 
         Args:
             words: ``(T, B)``, integers.
-            state: initial state of the recurrent layer; zeros by default.
+            state: initial state of the recurrent layer; by default, the one that the model begins from.
             following: the next words, ``(T, B)``.
         """
         h, state = self.features(words, state)
@@ -114,9 +117,10 @@ class LargeVocabularyLM(WordLM):
         # Adam needs every row's gradient, and processes exchange dense ones.
         sparse = c.optimizer != "adam" and c.processes == 1
         layer = self._layer(quantizer, normalizer)
-        words, factor = len(self._text.symbols), c.batch if self._embedding_reduction == "sum" else 1
+        words, start = len(self._text.symbols), make_initial_state(c, layer)
+        factor = c.batch if self._embedding_reduction == "sum" else 1
         return SampledWordLanguageModel(
-            words, layer, c.dropout, self._samples, sparse, embedding_factor=factor
+            words, layer, c.dropout, self._samples, sparse, start, embedding_factor=factor
         )
 
     def loss(

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from qlstm_bench.data.text import Unit
 from qlstm_bench.tasks.language_modelling import LanguageModelling, State
-from qlstm_bench.tasks.layers import make_layer
+from qlstm_bench.tasks.layers import make_initial_state, make_layer
 from qlstm_bench.training.optimizer import has_unit_levels
-from qlstm_core import RecurrentLayer
+from qlstm_core import InitialState, RecurrentLayer
 
 _LARGEST_EXPONENT = 700.0
 
@@ -27,21 +27,33 @@ class WordLanguageModel(nn.Module):
         words: size of the vocabulary.
         recurrent: takes embedded words, ``(T, B, input_size)``.
         dropout: share of the features that are zeroed in training.
+        initial_state: state that it begins from where none is given; zeros by default.
         limit: largest magnitude of a weight of embedding or V at the start.
     """
 
-    def __init__(self, words: int, recurrent: RecurrentLayer, dropout: float, *, limit: float = 0.1) -> None:
+    def __init__(
+        self,
+        words: int,
+        recurrent: RecurrentLayer,
+        dropout: float,
+        initial_state: InitialState | None = None,
+        *,
+        limit: float = 0.1,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, recurrent.input_size)
         self.recurrent = recurrent
         self.output = nn.Linear(recurrent.output_size, words)
         self.dropout = dropout
+        self.initial_state = initial_state
         nn.init.uniform_(self.embedding.weight, -limit, limit)
         nn.init.uniform_(self.output.weight, -limit, limit)
         nn.init.zeros_(self.output.bias)
 
     def features(self, words: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return what the output layer sees, ``(T, B, features)``, and the recurrent layer's last state."""
+        if state is None and self.initial_state is not None:
+            state = self.initial_state(words.shape[1])
         x = F.dropout(self.embedding(words), self.dropout, self.training)
         h, state = self.recurrent(x, state)
         return F.dropout(h, self.dropout, self.training), state
@@ -51,7 +63,7 @@ class WordLanguageModel(nn.Module):
 
         Args:
             words: ``(T, B)``, integers.
-            state: initial state of the recurrent layer; zeros by default.
+            state: initial state of the recurrent layer; by default, the one that the model begins from.
         """
         h, state = self.features(words, state)
         return self.output(h), state
@@ -80,7 +92,8 @@ class WordLM(LanguageModelling):
     def model(self, quantizer: str, normalizer: str) -> WordLanguageModel:
         """Return a fresh :class:`WordLanguageModel`."""
         layer = self._layer(quantizer, normalizer)
-        return WordLanguageModel(len(self._text.symbols), layer, self._config.dropout)
+        start = make_initial_state(self._config, layer)
+        return WordLanguageModel(len(self._text.symbols), layer, self._config.dropout, start)
 
     def _layer(self, quantizer: str, normalizer: str) -> RecurrentLayer:
         """Return the recurrent layer, whose input has the size of its output."""

@@ -267,8 +267,9 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, split: str) -> float:
-        """Return the figure of merit on a part of the data."""
-        with self.fabric.autocast():
+        """Return the figure of merit on a part of the data; random draws are none of the training's."""
+        devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
+        with self.fabric.autocast(), torch.random.fork_rng(devices=devices):
             return self.task.evaluate(self.evaluated.eval(), split)
 
     def finish(self) -> Result:

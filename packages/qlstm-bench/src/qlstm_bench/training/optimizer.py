@@ -39,30 +39,37 @@ def check_curvature(config: RunConfig) -> None:
             f"state_quantizer: {config.state_quantizer!r} weighs errors by the optimizer's second moments, "
             "and a state has none; expected a method without, such as 'bwn'"
         )
-    if config.optimizer == "sgd" and registry.quantizers.create(config.quantizer).needs_curvature:
-        raise ConfigError(
-            f"optimizer: quantizer {config.quantizer!r} weighs errors by the optimizer's second moments, "
-            "and sgd keeps none; expected adam or adagrad"
-        )
+    if config.optimizer != "sgd":
+        return
+    for name in (config.quantizer, config.input_quantizer or "none"):
+        if registry.quantizers.create(name).needs_curvature:
+            raise ConfigError(
+                f"optimizer: quantizer {name!r} weighs errors by the optimizer's second moments, "
+                "and sgd keeps none; expected adam or adagrad"
+            )
 
 
 def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> torch.optim.Optimizer:
     """Return the optimizer that the settings ask for, with quantized weights in a group of their own.
 
-    Groups have a ``name``: ``"others"`` comes first, ``"quantized"`` where there are quantized weights.
+    Groups have a ``name``: ``"others"`` comes first, ``"quantized"`` where there are quantized weights, and
+    ``"gains"`` where these have a learning rate of their own.
 
     Args:
         model: the model whose parameters it holds.
-        config: gives its name, the learning rate, and maybe ``quantized_lr``.
+        config: gives its name, the learning rate, ``gain_lr``, and maybe ``quantized_lr``.
         quantized_lr: learning rate of quantized weights as a multiple, where the settings give none.
     """
     factor = quantized_lr if config.quantized_lr is None else config.quantized_lr
     quantized = list(quantized_weights(model))
-    held = {id(weight) for weight in quantized}
+    gains = list(normalizer_gains(model)) if config.gain_lr != 1 else []
+    held = {id(parameter) for parameter in (*quantized, *gains)}
     others = [p for p in model.parameters() if id(p) not in held]
     groups: list[dict[str, Any]] = [{"params": others, "name": "others"}]
     if quantized:
         groups.append({"params": quantized, "lr": config.lr * factor, "name": "quantized"})
+    if gains:
+        groups.append({"params": gains, "lr": config.lr * config.gain_lr, "name": "gains"})
     return OPTIMIZERS[config.optimizer](groups, lr=config.lr)
 
 
@@ -72,6 +79,15 @@ def quantized_weights(model: nn.Module) -> Iterator[nn.Parameter]:
         if isinstance(layer, RecurrentLayer):
             for name in layer.quantizers:
                 yield layer.get_parameter(f"weight_{name}")
+
+
+def normalizer_gains(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the gains of every recurrent layer's normalisers."""
+    for layer in model.modules():
+        if isinstance(layer, RecurrentLayer):
+            for normalizer in layer.normalizers.values():
+                if isinstance(gain := getattr(normalizer, "gain", None), nn.Parameter):
+                    yield gain
 
 
 @torch.no_grad()

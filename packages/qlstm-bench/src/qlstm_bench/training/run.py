@@ -20,6 +20,7 @@ from qlstm_bench.training.folder import FINISHED, Run, check_writable
 from qlstm_bench.training.loop import Listener, Training
 from qlstm_bench.training.optimizer import check_curvature, make_optimizer
 from qlstm_bench.training.result import Result
+from qlstm_bench.training.start import check_data_start, check_initial_state, start_from_data
 from qlstm_bench.training.team import Team, launched_processes, make_fabric
 from qlstm_core.plugins import registry
 
@@ -116,12 +117,15 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
         "state_quantizer": registry.quantizers.canonical(settings.get("state_quantizer", "none")),
     }
     task: Task = tasks.create(names["task"])
+    if isinstance(settings.get("input_quantizer"), str):
+        names["input_quantizer"] = registry.quantizers.canonical(settings["input_quantizer"])
     merged = {**task.defaults, **({} if launched is None else {"processes": launched}), **settings, **names}
     if "data" in merged and not isinstance(merged["data"], str):
         task.given_data = merged["data"]
         merged["data"] = f"object of type {type(task.given_data).__name__}"
     config = RunConfig.build(merged)
     check_curvature(config)
+    check_data_start(config)
     return config, task
 
 
@@ -160,6 +164,7 @@ def _train(settings: Mapping[str, Any], out: Path, force: bool, listen: Listener
     fabric = make_fabric(config)
     seed_everything(config.seed, verbose=False)
     model = task.model(config.quantizer, config.normalizer)
+    check_initial_state(model, config)
     optimizer = make_optimizer(model, config, task.quantized_lr(task.recurrent(model)))
     run = Run.of(out, config, task.dataset_sha256)
     team = Team(fabric, task.batch_axis)
@@ -171,6 +176,8 @@ def _train(settings: Mapping[str, Any], out: Path, force: bool, listen: Listener
             return Outcome(run, before, reused=True)
         if team.leader:
             run.start()
+        if config.data_start:
+            start_from_data(task, model)
         training = Training(fabric, team, task, model, optimizer, run, listen)
         training.restore()
         if team.leader:

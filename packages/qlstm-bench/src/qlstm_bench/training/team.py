@@ -48,7 +48,8 @@ def make_fabric(config: RunConfig) -> Fabric:
         accelerator=kind,
         devices=local,
         num_nodes=launched // local,
-        strategy="ddp",
+        # Most steps carry a state on: a learned one has no gradient then.
+        strategy="ddp_find_unused_parameters_true" if config.initial_state == "learned" else "ddp",
         precision=config.precision,
     )
     fabric.launch()

@@ -4,6 +4,7 @@ from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.factorized import FactorizedLSTM
 from qlstm_core.layers.grouped import GroupedLSTM
 from qlstm_core.layers.gru import GRU
+from qlstm_core.layers.initial_state import InitialState
 from qlstm_core.layers.lstm import LSTM
 from qlstm_core.layers.prepared import StateTrace
 from qlstm_core.layers.route import Route, readable_loop
@@ -15,6 +16,7 @@ __all__ = [
     "Cell",
     "FactorizedLSTM",
     "GroupedLSTM",
+    "InitialState",
     "RecurrentLayer",
     "Route",
     "StateTrace",

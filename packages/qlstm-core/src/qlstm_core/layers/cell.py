@@ -32,6 +32,10 @@ class Cell:
             where there is none. Two cells that differ in it alone are equal.
         separate: letters of the gates whose two sides the step does more with than add them, so that their
             two biases do not fold into one.
+        candidate: letter of the gate that proposes the new state, whose recurrent matrix may start from the
+            identity; ``""`` where there is none.
+        forget: letter of the gate that keeps the old cell state where it is open, whose bias may start from
+            1; ``""`` where there is none.
     """
 
     name: str
@@ -40,6 +44,8 @@ class Cell:
     step: Step
     operator: Callable[..., tuple[Tensor, ...]] | None = field(default=None, compare=False)
     separate: str = ""
+    candidate: str = ""
+    forget: str = ""
 
     def __post_init__(self) -> None:
         if not self.gates or len(set(self.gates)) != len(self.gates):
@@ -48,6 +54,9 @@ class Cell:
             raise ValueError(f"states must be ('h',) or ('h', 'c'), got {self.states!r}")
         if not set(self.separate) <= set(self.gates):
             raise ValueError(f"separate must name gates of {self.gates!r}, got {self.separate!r}")
+        for name, letter in (("candidate", self.candidate), ("forget", self.forget)):
+            if letter and (len(letter) > 1 or letter not in self.gates):
+                raise ValueError(f"{name} must be one of the gates {self.gates!r}, got {letter!r}")
 
 
 def lstm_step(
@@ -83,8 +92,18 @@ def gru_step(x: Tensor, r: Tensor, h: Tensor) -> tuple[Tensor]:
     return ((1 - update) * new + update * h,)
 
 
-LSTM_CELL = Cell("lstm", gates="ifgo", states=("h", "c"), step=lstm_step, operator=torch.lstm)
+LSTM_CELL = Cell(
+    "lstm",
+    gates="ifgo",
+    states=("h", "c"),
+    step=lstm_step,
+    operator=torch.lstm,
+    candidate="g",
+    forget="f",
+)
 """Input, forget, cell and output gate, in torch's order."""
 
-GRU_CELL = Cell("gru", gates="rzn", states=("h",), step=gru_step, operator=torch.gru, separate="n")
+GRU_CELL = Cell(
+    "gru", gates="rzn", states=("h",), step=gru_step, operator=torch.gru, separate="n", candidate="n"
+)
 """Reset, update and new gate, in torch's order; the reset gate multiplies the recurrent side of n alone."""

@@ -54,6 +54,7 @@ class GRU(RecurrentLayer):
         quantizer: QuantizerLike | dict[str, QuantizerLike] = "none",
         normalizer: NormalizerLike | dict[str, NormalizerLike] = "none",
         state_quantizer: QuantizerLike = "none",
+        tokens: bool = False,
     ) -> None:
         if proj_size != 0:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -71,4 +72,5 @@ class GRU(RecurrentLayer):
             quantizer=quantizer,
             normalizer=normalizer,
             state_quantizer=state_quantizer,
+            tokens=tokens,
         )

@@ -43,6 +43,8 @@ class LSTM(RecurrentLayer):
             ``bias_hh`` exists only without normaliser.
         state_quantizer: quantizes the hidden state where it enters a matrix product: h_{t−1} in the recurrent
             product, and the output of the layer below.
+        tokens: the input will be tokens: what depends on the kind of input starts accordingly (the gains of
+            ``weight:gain=auto``). Either kind of input is taken whatever this says.
         device, dtype: as torch.nn.LSTM.
 
     Raises:

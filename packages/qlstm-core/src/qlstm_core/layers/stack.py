@@ -136,15 +136,16 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
     ) -> Route:
         return choose_route(prepared, x, state, batch_sizes, traced=self._traces is not None)
 
-    def routes(self, *, tokens: bool = False) -> list[Route]:
+    def routes(self, *, tokens: bool | None = None) -> list[Route]:
         """Return how each layer will be run, and why: one :class:`Route` per layer and direction.
 
         As things are now: the answer differs under autocast, and in training with batch statistics if a
         sequence is alone at some steps.
 
         Args:
-            tokens: whether the input will be tokens.
+            tokens: whether the input will be tokens; default: what the layer was told.
         """
+        tokens = self.tokens if tokens is None else tokens
         found = []
         device = next(self.parameters()).device
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -51,6 +52,7 @@ class WeightedLayer(nn.Module):
         quantizer: QuantizerLike | dict[str, QuantizerLike] = "none",
         normalizer: NormalizerLike | dict[str, NormalizerLike] = "none",
         state_quantizer: QuantizerLike = "none",
+        tokens: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
@@ -62,6 +64,9 @@ class WeightedLayer(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.proj_size = proj_size
+        if not isinstance(tokens, bool):
+            raise TypeError(f"tokens must be True or False, got {tokens!r}")
+        self.tokens = tokens
 
         self.check_sizes()
         keys = tuple(self.matrix_shapes(0))
@@ -91,9 +96,10 @@ class WeightedLayer(nn.Module):
                     self.register_buffer(f"curvature_{key}{suffix}", ones)
             for key, normalizer_template in normalizers.items():
                 if not isinstance(normalizer_template, NoNormalizer):
-                    self.normalizers[key + suffix] = copy.deepcopy(normalizer_template)
+                    first = key == "ih" and layer == 0
+                    self.normalizers[key + suffix] = _placed(normalizer_template, key, tokens and first)
             if normalizers["hh"].cell:
-                self.normalizers["cell" + suffix] = copy.deepcopy(normalizers["hh"])
+                self.normalizers["cell" + suffix] = _placed(normalizers["hh"], "cell", False)
             if not isinstance(state_template, NoQuantizer):
                 self.state_quantizers["state" + suffix] = copy.deepcopy(state_template)
         self.reset_parameters()
@@ -179,12 +185,32 @@ class WeightedLayer(nn.Module):
         """Draw weights and biases from U(−1/√hidden, 1/√hidden) in torch's order; start all else anew."""
         for layer, direction in self.layer_directions():
             for name in self.parameter_shapes(layer):
-                bound, full_name = self.initial_bound(name), name + suffix_of(layer, direction)
-                if full_name in self._parameters:
-                    nn.init.uniform_(self.get_parameter(full_name), -bound, bound)
-                else:
-                    fresh = torch.empty_like(getattr(self, full_name))
-                    assign(self, full_name, nn.init.uniform_(fresh, -bound, bound))
+                bound = self.initial_bound(name)
+                self.fill_(name + suffix_of(layer, direction), partial(nn.init.uniform_, a=-bound, b=bound))
+        self.prepare_from_weights()
+
+    @torch.no_grad()
+    def fill_(self, name: str, fill: Callable[[Tensor], object]) -> None:
+        """Give a weight or bias new values, also one that torch computes from other parameters.
+
+        Args:
+            name: of the parameter, such as ``"weight_hh_l0"``.
+            fill: writes into a tensor of the parameter's shape, as the functions of :mod:`torch.nn.init` do.
+        """
+        if name in self._parameters:
+            fill(self.get_parameter(name))
+        else:
+            fresh = torch.empty_like(getattr(self, name))
+            fill(fresh)
+            assign(self, name, fresh)
+
+    @torch.no_grad()
+    def prepare_from_weights(self) -> None:
+        """Let quantizers, normalisers and curvature start anew from the weights as they are now.
+
+        Whoever sets weights before training calls this after it: step sizes and gains come from the weights.
+        Parameters of quantizers and normalisers stay the same objects, so that an optimizer may hold them.
+        """
         for layer, direction in self.layer_directions():
             suffix = suffix_of(layer, direction)
             weights = self.full_precision_weights(layer, direction)
@@ -348,6 +374,7 @@ _REPR_DEFAULTS: dict[str, Any] = {
     "batch_first": False,
     "dropout": 0.0,
     "bidirectional": False,
+    "tokens": False,
 }
 
 
@@ -359,6 +386,13 @@ def reweighted(normalizer: Normalizer, weight: Tensor, name: str) -> Tensor:
 def suffix_of(layer: int, direction: int) -> str:
     """Return how the names of the parameters of one layer and direction end, as torch has it."""
     return f"_l{layer}{'_reverse' if direction else ''}"
+
+
+def _placed(template: Normalizer, side: str, tokens: bool) -> Normalizer:
+    """Return a normaliser's copy for one side, which it is told."""
+    normalizer = copy.deepcopy(template)
+    normalizer.side, normalizer.tokens = side, tokens
+    return normalizer
 
 
 def _prepare(module: nn.Module, weight: Tensor) -> None:
