@@ -214,3 +214,31 @@ def test_every_check_is_documented() -> None:
     page = (ROOT / "docs" / "writing-a-plugin.md").read_text(encoding="utf-8")
     checks = {check.__name__ for check in (*QUANTIZER_CHECKS, *NORMALIZER_CHECKS)} | {"check_text_form"}
     assert set(re.findall(r"^\| `(check_\w+)`", page, re.MULTILINE)) == checks
+
+
+def test_the_recipe_names_settings_as_they_are() -> None:
+    """What the page gives as ``name: value`` is a setting's value, and ``name:option=value`` a method."""
+    config = pytest.importorskip("qlstm_bench.config")
+    from qlstm_bench.training.run import resolve
+
+    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"`(\w+): ([^`]+)`", page)
+    settings = [(name, value) for name, value in pairs if name in config.RunConfig.model_fields]
+    assert {name for name, _ in settings} >= {
+        "decay_of",
+        "tested",
+        "clip",
+        "clipping",
+        "average",
+        "average_of",
+    }
+    for name, value in settings:
+        assert str(getattr(resolve({"steps": 1, name: value})[0], name)) == value
+    methods = re.findall(r"`([\w-]+):(\w+=[^`…]+)`", page)
+    kinds = {
+        "large-vocab-lm": "task", "binary-connect": "quantizer", "ter-connect": "quantizer",
+        "alternating": "quantizer", "layer": "normalizer",
+    }  # fmt: skip
+    assert {name for name, _ in methods} == kinds.keys()
+    for name, options in methods:
+        resolve({"steps": 1, kinds[name]: f"{name}:{options}"})

@@ -112,7 +112,7 @@ def test_what_is_not_given_is_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None
     config, _ = resolve(asked)
     assert (config.cell, config.groups, config.lr, config.log_every) == ("g-lstm", [4, 8], 0.5, 3)
     assert config.log == ["tensorboard", "mlflow"]
-    assert (config.clipping, config.optimizer, config.epochs) == ("apart", "adagrad", 1)
+    assert (config.clipping, config.optimizer, config.epochs) == ("recurrent", "adagrad", 1)
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])

@@ -270,7 +270,7 @@ class UnitRowsWithGain(UnitRows):
 
 def test_a_grus_bias_inside_the_reset_gate_needs_a_place() -> None:
     source = nn.GRU(3, 4)
-    with pytest.raises(ValueError, match="b_hn of torch's layer has no place .* 'UnitRows'"):
+    with pytest.raises(ValueError, match=r"b_hn of torch's layer has no place .* 'UnitRows'"):
         GRU.from_float(source, normalizer=UnitRows())
     nn.init.zeros_(source.bias_hh_l0)
     GRU.from_float(source, normalizer=UnitRows())
@@ -347,7 +347,7 @@ def test_what_cannot_be_replaced_is_skipped_with_the_reason() -> None:
 
 
 def test_nothing_to_convert_says_why() -> None:
-    with pytest.raises(ValueError, match="nothing to replace: Tanh has no torch.nn.LSTM"):
+    with pytest.raises(ValueError, match=r"nothing to replace: Tanh has no torch.nn.LSTM"):
         convert(nn.Tanh())
     with pytest.raises(ValueError, match="nothing to replace: the model: not chosen by only"):
         convert(nn.Linear(2, 2), only="head")

@@ -203,6 +203,13 @@ def test_clip(quantizer: BinaryConnect | TerConnect) -> None:
     assert weight.tolist() == [[[-1.0, -0.5, 0.5, 1.0]]]
 
 
+@pytest.mark.parametrize("quantizer", [BinaryConnect(clip=False), TerConnect(clip=False)])
+def test_clip_can_be_left_out(quantizer: BinaryConnect | TerConnect) -> None:
+    weight = torch.nn.Parameter(torch.tensor([[[-3.0, -0.5, 0.5, 3.0]]]))
+    quantizer.constrain_(weight)
+    assert weight.tolist() == [[[-3.0, -0.5, 0.5, 3.0]]]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -240,5 +247,5 @@ def test_every_method_is_registered_under_its_name() -> None:
 
 def test_the_printed_form_names_the_options() -> None:
     assert str(Alternating(bits=3, per_row=True)) == "Alternating(bits=3, iterations=2, per_row=True)"
-    assert str(TerConnect(stochastic=True)) == "TerConnect(stochastic=True, per_row=False)"
+    assert str(TerConnect(stochastic=True)) == "TerConnect(stochastic=True, per_row=False, clip=True)"
     assert str(SBN()), str(STN())

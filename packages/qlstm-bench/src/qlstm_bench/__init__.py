@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from qlstm_bench.tasks.word_lm import WordLM
     from qlstm_bench.theory import Experiment, ExperimentSpec, Findings, make_experiment
     from qlstm_bench.training.folder import Run
-    from qlstm_bench.training.optimizer import clip_gradients_, make_optimizer
+    from qlstm_bench.training.optimizer import GradientNorm, clip_gradients_, make_optimizer
     from qlstm_bench.training.result import Result, StateGradientNorms
     from qlstm_bench.training.run import Outcome, resolve, train
 
@@ -53,13 +53,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BenchError", "CharLM", "Claim", "Classification", "Comparison", "ConfigError", "DataError", "Document",
-    "Experiment", "ExperimentSpec", "Findings", "GradientAnalysisError", "LargeVocabularyLM", "Outcome",
-    "PublishedFigure", "Record", "Result", "Run", "RunConfig", "RunError", "SequentialDigits",
-    "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec", "Verdict", "WordLM", "analyze",
-    "analyze_task", "claims_frame", "clip_gradients_", "collect", "decide_claims", "make_experiment",
-    "make_initial_state", "make_layer", "make_optimizer", "print_claims", "print_table", "published_frame", "read_plan", "resolve",
-    "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame", "task_gradient_norms",
-    "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
+    "Experiment", "ExperimentSpec", "Findings", "GradientAnalysisError", "GradientNorm",
+    "LargeVocabularyLM", "Outcome", "PublishedFigure", "Record", "Result", "Run", "RunConfig", "RunError",
+    "SequentialDigits", "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec", "Verdict", "WordLM",
+    "analyze", "analyze_task", "claims_frame", "clip_gradients_", "collect", "decide_claims",
+    "make_experiment", "make_initial_state", "make_layer", "make_optimizer", "print_claims", "print_table",
+    "published_frame", "read_plan", "resolve", "results_frame", "spectral_norms", "state_gradient_norms",
+    "summary_frame", "task_gradient_norms", "tasks_of", "to_csv", "to_latex", "to_markdown", "train",
+    "write_html",
 ]  # fmt: skip
 
 _ORIGINS = {
@@ -85,7 +86,7 @@ _ORIGINS = {
     "qlstm_bench.tasks.word_lm": ("WordLM",),
     "qlstm_bench.theory": ("Experiment", "ExperimentSpec", "Findings", "make_experiment"),
     "qlstm_bench.training.folder": ("Run",),
-    "qlstm_bench.training.optimizer": ("clip_gradients_", "make_optimizer"),
+    "qlstm_bench.training.optimizer": ("GradientNorm", "clip_gradients_", "make_optimizer"),
     "qlstm_bench.training.result": ("Result", "StateGradientNorms"),
     "qlstm_bench.training.run": ("Outcome", "resolve", "train"),
 }  # fmt: skip

@@ -20,7 +20,7 @@ from qlstm_core.plugins.errors import suggest
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
 Cell = Literal["lstm", "gru", "f-lstm", "g-lstm"]
 OptimizerName = Literal["adam", "sgd", "adagrad"]
-Clipping = Literal["global", "apart"]
+Clipping = Literal["global", "apart", "recurrent"]
 Start = Literal["torch", "identity", "orthogonal", "glorot"]
 InitialStates = Literal["zeros", "learned"]
 Logger = Literal["tensorboard", "mlflow"]
@@ -72,6 +72,11 @@ class RunConfig(BaseModel):
     normalizer: str = Field(
         default="none",
         description="normaliser of their pre-activations, maybe with options",
+        json_schema_extra={"metavar": "NAME"},
+    )
+    state_quantizer: str = Field(
+        default="none",
+        description="quantizer of the hidden state where it enters a product, maybe with options",
         json_schema_extra={"metavar": "NAME"},
     )
     input_quantizer: str | None = Field(
@@ -160,16 +165,26 @@ class RunConfig(BaseModel):
         default=1.0,
         gt=0,
         le=1,
-        description="multiplies the learning rates after each epoch; default: the task's, or 1",
+        description="multiplies learning rates after each epoch; default: the task's, or 1",
     )
     epoch_decay_after: int = Field(
         default=0, ge=0, description="epochs before that decay begins; default: the task's, or 0"
     )
+    decay_of: Literal["all", "quantized"] = Field(
+        default="all",
+        description="learning rates that epoch_decay multiplies: all, or those of quantized weights alone, "
+        "so that without a quantizer none decays",
+    )
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="validations in a row without a better one after which training stops and goes back to "
-        "the weights of the best; default: training does not stop early",
+        description="validations in a row without a better one after which training stops; the weights of "
+        "the best are then tested; default: training does not stop early",
+    )
+    tested: Literal["last", "best"] = Field(
+        default="last",
+        description="weights that are tested and kept: those after the last step, or those of the best "
+        "validation; default: last, or best where patience is given",
     )
     average: float = Field(
         default=0.0,
@@ -178,6 +193,11 @@ class RunConfig(BaseModel):
         description="decay of an exponential moving average of the weights, which is validated and tested in "
         "place of the weights; 0 is no average",
     )
+    average_of: Literal["all", "recurrent"] = Field(
+        default="all",
+        description="weights that are averaged: all, or those of the recurrent layers, beside which the "
+        "others are as trained",
+    )
     clip: float = Field(
         gt=0,
         description="largest norm of the gradient: a longer one is scaled down to it; default: the task's",
@@ -185,7 +205,8 @@ class RunConfig(BaseModel):
     clipping: Clipping = Field(
         default="global",
         description="norms that are clipped: global, one over all parameters; apart, one over the recurrent "
-        "layers' and one over the rest, which an explosion then spares; default: the task's, or global",
+        "layers' and one over the rest, which an explosion then spares; recurrent, that of the recurrent "
+        "layers alone; default: the task's, or global",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random generator")
     processes: int = Field(
@@ -228,6 +249,22 @@ class RunConfig(BaseModel):
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="shortest time between two checkpoints, in seconds"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _patience_goes_back_to_the_best(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and settings.get("patience") is not None:
+            return {"tested": "best", **settings}
+        return settings
+
+    @model_validator(mode="after")
+    def _best_with_patience(self) -> RunConfig:
+        if self.patience is not None and self.tested != "best":
+            raise ValueError(
+                f"tested={self.tested}, and patience={self.patience} goes back to the best weights: "
+                "expected tested=best, or no patience"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> RunConfig:

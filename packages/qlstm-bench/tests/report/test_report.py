@@ -142,7 +142,11 @@ def test_published_figures_stand_beside_ours_and_are_marked(tmp_path: Path) -> N
         ("text8", {"normalizer": "layer", "hidden": 2000}, 1.47),
         ("text8", {"normalizer": "none"}, None),  # not available, says the poster
         ("text8", {"normalizer": "layer", "cell": "gru"}, None),
-        ("text8", {"normalizer": "layer:gain=0.5"}, None),
+        ("text8", {"normalizer": "layer:gain=0.5", "quantizer": "binary-connect:clip=false"}, 1.47),
+        ("text8", {"normalizer": "layer:eps=0.5"}, None),
+        ("text8", {"normalizer": "layer", "quantizer": "binary-connect:stochastic=true"}, None),
+        ("text8", {"normalizer": "layer", "state_quantizer": "bwn"}, None),
+        ("ptb-char", {"normalizer": "batch-separate:gain=0.5,max_steps=100"}, 1.5),
         ("text8", {"normalizer": "layer", "hidden": 2000, "layers": 2}, None),
         ("ptb-word", {"task": "word-lm", "normalizer": "none", "hidden": 300, "layers": 3}, None),
         ("text8", {"normalizer": "batch-separate:cell=true,max_steps=180", "quantizer": "sbn"}, 1.54),
@@ -479,6 +483,7 @@ OTHERS = {
     "clip": 4.0, "clipping": "apart", "seed": 1, "processes": 2, "device": "cpu", "precision": "64-true",
     "eval_every": 7, "eval_symbols": 8, "gradients_every": 3, "log": ["tensorboard"], "log_every": 5,
     "checkpoint_seconds": 1.0, "task": "word-lm", "proj": 2, "rank": 2, "groups": 2, "epochs": 3,
+    "state_quantizer": "bwn", "decay_of": "quantized", "tested": "best", "average_of": "recurrent",
     "start": "identity", "data_start": True, "gain_lr": 2.0, "initial_state": "learned",
     "initial_state_noise": 0.1, "input_quantizer": "none",
 }  # fmt: skip
@@ -505,7 +510,10 @@ def test_every_setting_that_decides_gives_a_run_a_folder_of_its_own(name: str) -
 
 
 def test_every_setting_that_decides_makes_a_line_of_its_own(tmp_path: Path) -> None:
-    names = ("layers", "lr", "clipping", "average", "dropout", "precision", "hidden", "eval_symbols")
+    names = (
+        "layers", "lr", "clipping", "average", "average_of", "tested", "decay_of", "state_quantizer",
+        "dropout", "precision", "hidden", "eval_symbols",
+    )  # fmt: skip
     make_run(tmp_path, "twn", "layer")
     for name in names:
         make_run(tmp_path, "twn", "layer", config={name: OTHERS[name]})

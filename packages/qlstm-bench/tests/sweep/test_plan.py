@@ -199,6 +199,44 @@ def test_a_processor_is_given_the_papers_sizes_for_fewer_epochs(name: str) -> No
     assert max(config.epochs or 0 for config in cpu) < min(config.epochs or 0 for config in paper)
 
 
+@pytest.mark.parametrize(
+    ("name", "scale", "expected"),
+    [
+        *[
+            (
+                f"hou2019-char-{data}",
+                scale,
+                {"epoch_decay": 0.98, "epoch_decay_after": 10, "decay_of": "quantized"},
+            )
+            for data in ("ptb", "war-and-peace")
+            for scale in ("cpu", "paper")
+        ],
+        ("hou2019-cells-and-layers", "paper", {"epoch_decay": 0.98, "decay_of": "quantized"}),
+        ("hou2019-char-text8", "paper", {"epoch_decay": 1.0}),
+        ("hou2019-word-ptb", "cpu", {"stall_divisor": 4.0, "epoch_decay": 1.0}),
+        ("hou2019-word-ptb", "paper", {"stall_divisor": 4.0, "epoch_decay": 1.0, "epochs": 120}),
+    ],
+)
+def test_presets_of_the_papers_size_have_the_authors_recipe(
+    name: str, scale: str, expected: dict[str, object]
+) -> None:
+    """As docs/recipe.md says it: which rates decay, what is tested, where gains of batch statistics start."""
+    configs = read_plan(load(name), scale).configs
+    for config in configs:
+        assert {setting: getattr(config, setting) for setting in expected} == expected
+        assert config.tested == "best"
+        if config.normalizer.startswith("batch-") and "cell=true" not in config.normalizer:
+            assert "gain=0.5" in config.normalizer
+
+
+def test_the_large_vocabulary_is_trained_as_its_authors_did() -> None:
+    """Clipped at norm 1 of a loss summed over 20 steps; the recurrent layers' average is tested."""
+    for config in read_plan(load("kuchaiev2017-large-vocabulary"), "paper").configs:
+        assert config.task == "large-vocab-lm"  # the embedding has the gradient of the summed loss
+        assert (config.clip, config.clipping) == (1 / 20, "recurrent")
+        assert (config.average, config.average_of, config.start) == (0.999, "recurrent", "glorot")
+
+
 @pytest.mark.parametrize("name", ["hou2019-mnist", "hou2019-permuted-mnist"])
 def test_mnist_starts_as_in_its_authors_code(name: str) -> None:
     """Noise and gains of 0.1 with layer and batch normalisation, whose own default is 0.1 in batches."""
@@ -207,6 +245,7 @@ def test_mnist_starts_as_in_its_authors_code(name: str) -> None:
         theirs = [config for config in configs if config.quantizer not in ("sbn", "stn")]
         assert len(theirs) == 30
         for config in theirs:
+            assert config.tested == "best"
             assert (config.start, config.initial_state, config.input_quantizer) == (
                 "identity",
                 "learned",

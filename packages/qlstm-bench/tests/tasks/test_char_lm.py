@@ -80,6 +80,15 @@ def test_loss_is_the_mean_cross_entropy_and_carries_the_state(text_file: Path) -
     torch.testing.assert_close(loss2, nats[30:].mean(), atol=1e-6, rtol=1e-5)
 
 
+def test_the_output_layer_starts_within_a_tenth(text_file: Path) -> None:
+    """U(−0.1, 0.1), whose standard deviation is 0.1/√3, and biases of 0."""
+    torch.manual_seed(0)
+    output = prepared(str(text_file), hidden=400, batch=4).model("none", "none").output
+    assert 0.09 < output.weight.abs().max() <= 0.1
+    assert output.weight.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.03)
+    assert (output.bias == 0).all()
+
+
 @pytest.mark.parametrize("part", ["valid", "test"])
 @pytest.mark.parametrize(("unroll", "eval_symbols"), [(7, None), (100, None), (10, 300)])
 def test_evaluation_is_bits_per_character_of_each_stream(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_bench.tasks.large_vocab import LargeVocabularyLM
+from qlstm_bench.tasks.large_vocab import LargeVocabularyLM, SampledWordLanguageModel
 from qlstm_bench.tasks.sampled_softmax import Draw, draw_words, probability, sampled_cross_entropy
 from qlstm_bench.training.optimizer import make_optimizer
 from qlstm_bench.training.run import train
+from qlstm_core import LSTM
 
 
 def test_words_are_drawn_by_zipfs_law() -> None:
@@ -98,6 +102,69 @@ def settings(tmp_path: Path) -> dict[str, Any]:
         "task": "large-vocab-lm:samples=5", "data": str(path), "hidden": 32, "proj": 16, "batch": 8,
         "unroll": 10, "device": "cpu", "lr": 0.5, "layers": 1,
     }  # fmt: skip
+
+
+def test_embedding_and_softmax_start_as_eight_shards_of_unit_scale() -> None:
+    """U(±√(3·8/V)), whose variance is 1/(V/8); at most ±0.1."""
+    torch.manual_seed(0)
+    for words, limit in ((6000, math.sqrt(24 / 6000)), (100, 0.1)):
+        model = SampledWordLanguageModel(words, LSTM(8, 8), 0.0, samples=5, sparse=False)
+        for weight in (model.embedding.weight, model.output.weight):
+            assert 0.98 * limit < weight.abs().max() <= limit
+        if limit < 0.1:
+            assert model.output.weight.var().item() == pytest.approx(1 / (words / 8), rel=0.05)
+        assert (model.output.bias == 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_embedding_has_the_gradient_of_the_summed_loss(settings: dict[str, Any], sparse: bool) -> None:
+    """All else has that of the mean over the streams: against autograd on the loss times their number."""
+    own = {**LargeVocabularyLM.defaults, **settings, "steps": 1, "optimizer": "adagrad" if sparse else "adam"}
+    grads: dict[str, dict[str, Tensor]] = {}
+    for reduction in ("sum", "mean"):
+        task = LargeVocabularyLM(samples=5, embedding_reduction=reduction)
+        task.prepare(RunConfig.build(own))
+        torch.manual_seed(0)
+        model = task.model("none", "none").eval()
+        assert model.embedding.sparse == sparse
+        torch.manual_seed(1)
+        loss, _ = task.loss(model, task.batch(0), None)
+        loss.backward()
+        grads[reduction] = {n: p.grad.to_dense() for n, p in model.named_parameters() if p.grad is not None}
+    torch.manual_seed(1)  # the mean's model once more, by autograd on the sum
+    loss, _ = task.loss(model, task.batch(0), None)
+    (summed,) = torch.autograd.grad(settings["batch"] * loss, model.embedding.weight)
+    torch.testing.assert_close(grads["sum"].pop("embedding.weight"), summed.to_dense())
+    assert grads["mean"].pop("embedding.weight").norm() > 0
+    assert grads["sum"].keys() == grads["mean"].keys()
+    for name, gradient in grads["sum"].items():
+        torch.testing.assert_close(gradient, grads["mean"][name])
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_the_embedding_trains(tmp_path: Path) -> None:
+    """In 20 steps by most of what it starts from; with the mean's gradient by a twentieth of that.
+
+    Adagrad's first sum, 1/400, outweighs the squared gradients of a word that a batch has once or twice.
+    """
+    choose = random.Random(0)
+    path = tmp_path / "zipf.txt"
+    path.write_text(" ".join(f"w{int(300 ** choose.random())}" for _ in range(12_000)))
+    settings = {
+        "data": str(path), "hidden": 32, "proj": 16, "layers": 1, "batch": 32, "unroll": 10, "device": "cpu",
+        "eval_symbols": 200,
+    }  # fmt: skip
+    moved = {}
+    for reduction in ("sum", "mean"):
+        task = f"large-vocab-lm:embedding_reduction={reduction},samples=50"
+        early, late = (
+            load_file(outcome.run.directory / "model.safetensors")["embedding.weight"]
+            for outcome in (train({**settings, "task": task, "steps": n}, tmp_path) for n in (1, 21))
+        )
+        moved[reduction] = float((late - early).norm() / early.norm())
+    assert moved["sum"] > 0.5
+    assert 0 < moved["mean"] < 0.1
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

@@ -14,6 +14,7 @@ from qlstm_bench.tasks.layers import make_initial_state, make_layer
 from qlstm_bench.training.run import train
 from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM
 from qlstm_core.plugins import PluginError
+from qlstm_quant import TWN
 
 
 def config(**settings: Any) -> RunConfig:
@@ -27,6 +28,9 @@ def test_settings_reach_the_layer() -> None:
     assert type(layer) is LSTM
     assert (layer.num_layers, layer.dropout, layer.hidden_size) == (2, 0.5, 8)
     assert repr(layer) == "LSTM(6, 8, num_layers=2, dropout=0.5, quantizer='bwn', normalizer='layer')"
+    assert not layer.state_quantizers
+    quantized = make_layer(config(state_quantizer="twn"), 6, "bwn", "none")
+    assert [type(quantizer) for quantizer in quantized.state_quantizers.values()] == [TWN]
     assert type(make_layer(config(cell="gru"), 6, "none", "none")) is GRU
     factorized = make_layer(config(cell="f-lstm", rank=3, proj=4), 6, "none", "none")
     assert isinstance(factorized, FactorizedLSTM)

@@ -115,38 +115,45 @@ def run(**settings: Any) -> Outcome:
     return train({"task": "toy", **settings}, "runs", force=True)
 
 
-@pytest.mark.parametrize("clipping", ["global", "apart"])
-def test_every_step_is_that_of_a_plain_loop(clipping: str) -> None:
+@pytest.mark.parametrize(
+    ("clipping", "average_of"), [("global", "all"), ("apart", "all"), ("recurrent", "recurrent")]
+)
+def test_every_step_is_that_of_a_plain_loop(clipping: str, average_of: str) -> None:
     """Seed, batches, carried states, clipping, optimizer, average and logged figures."""
     torch.randn(5)  # whatever was drawn before
-    outcome = run(steps=8, seed=3, average=0.75, clipping=clipping)
+    outcome = run(steps=8, seed=3, average=0.75, average_of=average_of, clipping=clipping)
     torch.manual_seed(3)
     net, toy = Net("none", "none"), Toy()
     average: dict[str, Tensor] = {}
-    losses, norms, state = [], [], None
+    losses, norms, clipped, state = [], [], [], None
     for step in range(8):
         loss, state = plain_loss(net, toy.batch(step), None if step % STEPS_PER_EPOCH == 0 else state)
         gradients = torch.autograd.grad(loss, list(net.parameters()))
         losses.append(loss.item())
         norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
-        for group in [gradients] if clipping == "global" else [gradients[:-2], gradients[-2:]]:
+        inner, outer = gradients[:-2], gradients[-2:]
+        groups = {"global": [gradients], "apart": [inner, outer], "recurrent": [inner]}[clipping]
+        clipped.append(False)
+        for group in groups:
             scale = 0.3 / torch.cat([gradient.flatten() for gradient in group]).norm()
+            clipped[-1] |= scale.item() < 1
             for gradient in group:
                 gradient *= min(1.0, scale.item())
         with torch.no_grad():
             for (name, parameter), gradient in zip(net.named_parameters(), gradients, strict=True):
                 parameter -= 0.5 * gradient
-                average[name] = 0.75 * average.get(name, parameter) + 0.25 * parameter
+                kept = 0.75 if average_of == "all" or name.startswith("recurrent.") else 0.0
+                average[name] = kept * average.get(name, parameter) + (1 - kept) * parameter
     rows = [row for row in outcome.run.metrics() if "train_loss" in row]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     assert [row["epoch"] for row in rows] == pytest.approx([2 / 3, 4 / 3, 2, 8 / 3])
     for row, (first, second) in zip(rows, ((0, 1), (2, 3), (4, 5), (6, 7)), strict=True):
         assert row["train_loss"] == pytest.approx((losses[first] + losses[second]) / 2, rel=1e-4)
         assert row["gradient_norm"] == pytest.approx(max(norms[first], norms[second]), rel=1e-4)
-        assert row["clipped"] == ((norms[first] > 0.3) + (norms[second] > 0.3)) / 2
+        assert row["clipped"] == (clipped[first] + clipped[second]) / 2
     assert outcome.result.metrics["largest_gradient_norm"] == pytest.approx(max(norms), rel=1e-4)
-    assert outcome.result.metrics["clipped_share"] == sum(norm > 0.3 for norm in norms) / 8
-    assert len({norm > 0.3 for norm in norms}) == 2, "some are clipped, and some are not"
+    assert outcome.result.metrics["clipped_share"] == sum(clipped) / 8
+    assert len(set(clipped)) == 2, "some are clipped, and some are not"
     for name, value in load_file(outcome.run.directory / "model.safetensors").items():
         torch.testing.assert_close(value, average[name], rtol=1e-4, atol=1e-6)
 
@@ -154,6 +161,16 @@ def test_every_step_is_that_of_a_plain_loop(clipping: str) -> None:
 def test_the_carried_state_begins_anew_with_each_epoch() -> None:
     run(steps=8)
     assert Toy.carried == [False, True, True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize("quantizer", ["bwn", "none"])
+def test_rates_of_quantized_weights_may_decay_alone(quantizer: str) -> None:
+    """The toy's are three times the others', which stay, as all do where nothing is quantized."""
+    outcome = run(epochs=3, epoch_decay=0.5, decay_of="quantized", log_every=1, quantizer=quantizer)
+    rows = outcome.run.metrics()
+    assert [row["lr"] for row in rows] == [0.5] * 9
+    decayed = [] if quantizer == "none" else [1.5 * 0.5 ** (step // 3) for step in range(1, 10)]
+    assert [row["lr_quantized"] for row in rows if "lr_quantized" in row] == decayed
 
 
 def test_rates_of_a_run_decay_after_the_epochs_that_were_asked_for() -> None:
@@ -192,6 +209,23 @@ def test_the_weights_of_the_best_validation_are_tested_and_kept() -> None:
         assert torch.equal(value, tested[name])
     assert any(not torch.equal(best[name], last[name]) for name in best)
     assert outcome.result.metrics["valid_score"] == 2.0
+
+
+@pytest.mark.parametrize("tested", ["best", "last"])
+def test_the_weights_that_are_tested_are_those_asked_for(tested: str) -> None:
+    """Of four validations the second is the best; the run goes on to its end."""
+    Toy.figures[:] = [3.0, 2.0, 2.5, 2.25]
+    outcome = run(steps=4, eval_every=1, tested=tested, lr=0.1)
+    assert (outcome.result.stopped_at, outcome.result.steps) == (None, 4)
+    states = [state for *_, state in Toy.evaluated]
+    assert [split for split, *_ in Toy.evaluated] == ["valid"] * 4 + ["test"]
+    expected, other = (states[1], states[3]) if tested == "best" else (states[3], states[1])
+    for name, value in load_file(outcome.run.directory / "model.safetensors").items():
+        assert torch.equal(value, expected[name])
+        assert torch.equal(value, states[4][name])
+    assert any(not torch.equal(expected[name], other[name]) for name in expected)
+    figures = [outcome.result.metrics[name] for name in ("valid_score", "best_valid_score", "best_step")]
+    assert figures == [2.0 if tested == "best" else 2.25, 2.0, 2]
 
 
 @pytest.mark.parametrize(("given", "factor"), [({}, 3.0), ({"quantized_lr": 5.0}, 5.0)])
@@ -242,7 +276,8 @@ OTHERS: dict[str, Any] = {
     "task": "word-lm", "quantizer": "bwn", "normalizer": "layer", "cell": "g-lstm", "optimizer": "adam",
     "clipping": "apart", "device": "auto", "precision": "64-true", "log": ["mlflow"], "data": "other",
     "lr": 0.25, "quantized_lr": 2.0, "stall_divisor": 2.0, "epoch_decay": 0.5, "average": 0.5, "clip": 0.25,
-    "dropout": 0.5, "checkpoint_seconds": 1.0, "start": "glorot", "data_start": True, "gain_lr": 2.0,
+    "dropout": 0.5, "checkpoint_seconds": 1.0, "state_quantizer": "bwn", "decay_of": "quantized",
+    "tested": "best", "average_of": "recurrent", "start": "glorot", "data_start": True, "gain_lr": 2.0,
     "initial_state": "learned", "initial_state_noise": 0.5, "input_quantizer": "none",
 }  # fmt: skip
 """Another value of each setting; of those that are whole numbers, 7."""

@@ -100,6 +100,21 @@ STATEFUL = [
         "average": 0.6,
         "patience": 4,
     },
+    # The best of the averages is behind it before the end; the rate of quantized weights has decayed.
+    {
+        "quantizer": "ter-connect",
+        "lr": 3.0,
+        "batch": 16,
+        "unroll": 100,
+        "steps": 20,
+        "eval_every": 1,
+        "epoch_decay": 0.5,
+        "epoch_decay_after": 0,
+        "decay_of": "quantized",
+        "average": 0.3,
+        "average_of": "recurrent",
+        "tested": "best",
+    },
 ]
 
 

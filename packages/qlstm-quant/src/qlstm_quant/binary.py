@@ -20,15 +20,17 @@ class BinaryConnect(ScaledQuantizer):
 
     Args:
         stochastic: sample while training; ``eval()`` uses sign(w), the more probable value.
+        clip: whether the full-precision weight is clipped; Hou et al. 2019 leave it as it is.
 
     Reference: Courbariaux, Bengio, David 2015, arXiv:1511.00363.
     """
 
     bits = 1
 
-    def __init__(self, stochastic: bool = False) -> None:
+    def __init__(self, stochastic: bool = False, clip: bool = True) -> None:
         super().__init__()
         self.stochastic = check_flag("binary-connect", "stochastic", stochastic)
+        self.clip = check_flag("binary-connect", "clip", clip)
 
     def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return ±1 and scales of one."""
@@ -38,13 +40,14 @@ class BinaryConnect(ScaledQuantizer):
         return binary_codes(weight), one
 
     def constrain_(self, weight: Tensor) -> None:
-        """Clip the full-precision weight to [−1, 1] in place."""
-        with torch.no_grad():
-            weight.clamp_(-1, 1)
+        """Clip the full-precision weight to [−1, 1] in place, with ``clip``."""
+        if self.clip:
+            with torch.no_grad():
+                weight.clamp_(-1, 1)
 
     def extra_repr(self) -> str:
         """Return the options."""
-        return f"stochastic={self.stochastic}"
+        return f"stochastic={self.stochastic}, clip={self.clip}"
 
 
 class BWN(ScaledQuantizer):

@@ -23,6 +23,7 @@ class TerConnect(ScaledQuantizer):
     Args:
         stochastic: sample while training; ``eval()`` uses the threshold.
         per_row: one mean|w| per row instead of one per gate.
+        clip: whether the full-precision weight is clipped; Hou et al. 2019 leave it as it is.
 
     References: Lin et al. 2016, arXiv:1510.03009 (sampling); Li et al. 2016, arXiv:1605.04711 (threshold);
     Hou et al. 2019 use it so for recurrent networks.
@@ -30,10 +31,11 @@ class TerConnect(ScaledQuantizer):
 
     bits = 2
 
-    def __init__(self, stochastic: bool = False, per_row: bool = False) -> None:
+    def __init__(self, stochastic: bool = False, per_row: bool = False, clip: bool = True) -> None:
         super().__init__()
         self.stochastic = check_flag("ter-connect", "stochastic", stochastic)
         self.per_row = check_flag("ter-connect", "per_row", per_row)
+        self.clip = check_flag("ter-connect", "clip", clip)
 
     def encode(self, weight: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return −1, 0, +1 and scales of one."""
@@ -43,13 +45,14 @@ class TerConnect(ScaledQuantizer):
         return ternary_codes(weight, _threshold(weight, per_row=self.per_row)), one
 
     def constrain_(self, weight: Tensor) -> None:
-        """Clip the full-precision weight to [−1, 1] in place."""
-        with torch.no_grad():
-            weight.clamp_(-1, 1)
+        """Clip the full-precision weight to [−1, 1] in place, with ``clip``."""
+        if self.clip:
+            with torch.no_grad():
+                weight.clamp_(-1, 1)
 
     def extra_repr(self) -> str:
         """Return the options."""
-        return f"stochastic={self.stochastic}, per_row={self.per_row}"
+        return f"stochastic={self.stochastic}, per_row={self.per_row}, clip={self.clip}"
 
 
 class TWN(ScaledQuantizer):

@@ -72,8 +72,8 @@ def settings_fit(wanted: Mapping[str, Any], config: RunConfig) -> bool:
 
     Args:
         wanted: value of each setting; ``"any"`` is fitted by all.
-        config: settings of the run; of its normaliser's options ``max_steps``, which only says how long
-            sequences are, is not looked at.
+        config: settings of the run; of its quantizer and normaliser those options are not looked at that
+            :func:`as_published` leaves out.
     """
     return all(
         value == "any" or _plain(name, getattr(config, name)) == _plain(name, value)
@@ -82,11 +82,15 @@ def settings_fit(wanted: Mapping[str, Any], config: RunConfig) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    return without_length(value) if name == "normalizer" else value
+    return as_published(value) if name in ("quantizer", "normalizer") else value
 
 
-def without_length(normalizer: str) -> str:
-    """Return a normaliser without the option that only says how long sequences are."""
-    name, _, options = normalizer.partition(":")
-    kept = [option for option in options.split(",") if option and not option.startswith("max_steps=")]
+def as_published(method: str) -> str:
+    """Return a quantizer or normaliser without the options that a paper's table does not tell.
+
+    They are how long sequences are, where a gain starts, and whether full-precision weights are clipped.
+    """
+    name, _, options = method.partition(":")
+    untold = ("max_steps=", "gain", "clip=")
+    kept = [option for option in options.split(",") if option and not option.startswith(untold)]
     return f"{name}:{','.join(kept)}" if kept else name

@@ -28,7 +28,8 @@ class PublishedFigure:
         figure: the figure of merit in test, in the unit of the task's.
         hidden: units of the paper's recurrent layer.
         source: paper and table, in one line.
-        quantizer, normalizer, cell: as in the settings of a run; ``max_steps`` of a normaliser is left out.
+        quantizer, normalizer, cell: as in the settings of a run, without ``max_steps``, ``clip`` and gains,
+            which papers' tables do not tell.
         settings: further settings of a run that the figure is for, as in ``{"layers": 1}``.
         epochs: passes over the training data; ``None`` where it is not known.
         size_kb: size of the recurrent layer as deployed, in 1024 bytes; ``None`` where the paper gives none.
@@ -79,7 +80,8 @@ class PublishedFigure:
             dataset: name of its data.
         """
         names = ("quantizer", "normalizer", "cell")
-        wanted = {**{name: getattr(self, name) for name in names}, **self.settings}
+        own = {name: getattr(self, name) for name in names}
+        wanted = {"state_quantizer": "none", **own, **self.settings}
         return self.data == dataset and task_fits(self.task, config.task) and settings_fit(wanted, config)
 
 

@@ -231,7 +231,7 @@ def _config(values: Mapping[str, Any], paths: Mapping[str, Path], document: Docu
     from qlstm_bench.training.run import resolve
     from qlstm_core.plugins import PluginError
 
-    for name in ("task", "quantizer", "normalizer"):
+    for name in ("task", "quantizer", "normalizer", "state_quantizer"):
         if not isinstance(values.get(name, ""), str):
             raise ConfigError(
                 f"{document.where(paths[name])}: {name}: expected a name, got {short_repr(values[name])}"
@@ -257,6 +257,7 @@ def _culprit(error: Exception, values: Mapping[str, Any]) -> str:
         "task": tasks_of(registry),
         "quantizer": registry.quantizers,
         "normalizer": registry.normalizers,
+        "state_quantizer": registry.quantizers,
         "input_quantizer": registry.quantizers,
     }
     for name, catalogue in catalogues.items():

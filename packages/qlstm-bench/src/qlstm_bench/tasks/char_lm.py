@@ -16,7 +16,8 @@ from qlstm_core import InitialState, RecurrentLayer
 class CharLanguageModel(nn.Module):
     """A recurrent layer on one-hot characters, and a linear one that scores the next: ``V h_t + a``.
 
-    The one-hot vectors are never made: the layer takes the characters' numbers.
+    The one-hot vectors are never made: the layer takes the characters' numbers. V starts from U(−0.1, 0.1),
+    a from 0.
 
     Args:
         recurrent: takes the characters' numbers; its ``input_size`` is the vocabulary's.
@@ -28,6 +29,8 @@ class CharLanguageModel(nn.Module):
         self.recurrent = recurrent
         self.output = nn.Linear(recurrent.output_size, recurrent.input_size)
         self.initial_state = initial_state
+        nn.init.uniform_(self.output.weight, -0.1, 0.1)
+        nn.init.zeros_(self.output.bias)
 
     def forward(self, characters: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the logits ``(T, B, symbols)`` of the next characters, and the layer's last state.
@@ -47,7 +50,7 @@ class CharLM(LanguageModelling):
 
     Defaults are the paper's, of which the authors' code gives those that the poster does not: 512 units, 64
     streams, 100 steps, Adam with learning rate 0.002 that shrinks by 2 % an epoch after the tenth, gradients
-    clipped to norm 5 over all parameters. (For text8: ``hidden`` 2000, ``unroll`` 180.)
+    clipped to norm 5 over all parameters. (For text8: ``hidden`` 2000, ``unroll`` 180, ``epoch_decay`` 1.)
 
     Source: Hou et al. 2019, "Normalization helps training of quantized LSTM".
     """

@@ -32,7 +32,7 @@ def make_layer(
 
     Args:
         config: gives the cell and its options, units, layers, dropout, how weights start, and maybe another
-            quantizer of the input's side.
+            quantizer of the input's side and one of the state.
         input_size: features, or number of tokens.
         quantizer, normalizer: names, as text; without quantizer the input's side has none either.
         dropout: dropout between layers, instead of the setting.
@@ -56,6 +56,7 @@ def make_layer(
             dropout=config.dropout if dropout is None else dropout,
             quantizer={"ih": config.input_quantizer, "hh": quantizer} if apart else quantizer,
             normalizer=normalizer,
+            state_quantizer=config.state_quantizer,
             tokens=tokens,
             **options,
         )

@@ -15,20 +15,20 @@ from qlstm_bench.training.optimizer import has_unit_levels
 from qlstm_core import InitialState, RecurrentLayer
 
 _LARGEST_EXPONENT = 700.0
-_INITIAL = 0.1
 
 
 class WordLanguageModel(nn.Module):
     """Embedded words, a recurrent layer, and a linear one that scores the next word: ``V h_t + a``.
 
-    Dropout acts on the embedded words and on what the recurrent layer gives. Embedding and output keep full
-    precision, and start from U(−0.1, 0.1).
+    Dropout acts on the embedded words and on what the recurrent layer gives. Embedding and V keep full
+    precision, and start from U(−limit, limit), a from 0.
 
     Args:
         words: size of the vocabulary.
         recurrent: takes embedded words, ``(T, B, input_size)``.
         dropout: share of the features that are zeroed in training.
         initial_state: state that it begins from where none is given; zeros by default.
+        limit: largest magnitude of a weight of embedding or V at the start.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class WordLanguageModel(nn.Module):
         recurrent: RecurrentLayer,
         dropout: float,
         initial_state: InitialState | None = None,
+        *,
+        limit: float = 0.1,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, recurrent.input_size)
@@ -44,8 +46,8 @@ class WordLanguageModel(nn.Module):
         self.output = nn.Linear(recurrent.output_size, words)
         self.dropout = dropout
         self.initial_state = initial_state
-        nn.init.uniform_(self.embedding.weight, -_INITIAL, _INITIAL)
-        nn.init.uniform_(self.output.weight, -_INITIAL, _INITIAL)
+        nn.init.uniform_(self.embedding.weight, -limit, limit)
+        nn.init.uniform_(self.output.weight, -limit, limit)
         nn.init.zeros_(self.output.bias)
 
     def features(self, words: Tensor, state: State | None = None) -> tuple[Tensor, State]:

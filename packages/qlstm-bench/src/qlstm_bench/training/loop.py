@@ -19,7 +19,7 @@ from qlstm_bench.gradients.study.recording import GradientRecorder
 from qlstm_bench.tasks import Task
 from qlstm_bench.training import provenance
 from qlstm_bench.training.folder import Run
-from qlstm_bench.training.optimizer import Schedule, averaged, clip_gradients_
+from qlstm_bench.training.optimizer import GradientNorm, Schedule, WeightAverage, clip_gradients_
 from qlstm_bench.training.random_state import random_state, restore_random_state
 from qlstm_bench.training.result import DatasetRecord, Result, Status
 from qlstm_bench.training.team import Team
@@ -39,12 +39,12 @@ class Tally:
     clipped: int = 0
     steps: int = 0
 
-    def add(self, loss: float, gradient_norm: float, clip: float) -> None:
+    def add(self, loss: float, norm: GradientNorm) -> None:
         """Take in one step."""
         self.loss += loss
         # max() would let a NaN pass for a small norm.
-        self.gradient_norm = max(self.gradient_norm, math.inf if math.isnan(gradient_norm) else gradient_norm)
-        self.clipped += not gradient_norm <= clip
+        self.gradient_norm = max(self.gradient_norm, math.inf if math.isnan(norm.value) else norm.value)
+        self.clipped += norm.clipped
         self.steps += 1
 
 
@@ -69,7 +69,8 @@ class Training:
         if any(module.needs_curvature for module in model.modules() if isinstance(module, Quantizer)):
             track_curvature(model, optimizer)
         self.schedule = Schedule(self.config, optimizer, task.higher_is_better)
-        self.average = averaged(model, self.config.average) if self.config.average else None
+        decay, of = self.config.average, self.config.average_of
+        self.average = WeightAverage(model, decay, of) if decay else None
         self.best: dict[str, Any] | None = None
         self.steps = self.config.steps or (self.config.epochs or 0) * task.steps_per_epoch
         self.eval_every = self.config.eval_every or min(task.steps_per_epoch, math.ceil(self.steps / 10))
@@ -187,8 +188,7 @@ class Training:
         """The model that is validated, tested and kept: the trained one, or the average of its weights."""
         if self.average is None:
             return self.module
-        module: torch.nn.Module = self.average.module
-        return module
+        return self.average.module
 
     def advance(self) -> None:
         """Do one step of the optimizer, or find that the training has diverged."""
@@ -198,14 +198,14 @@ class Training:
         batch = self.fabric.to_device(self.team.share(self.task.batch(self.step)))
         loss, self.carried = self.task.loss(self.model, batch, self.carried)
         value = self.agree(loss.detach())
-        norm = math.nan
+        norm = GradientNorm(math.nan, clipped=True)
         if math.isfinite(value):
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
-            norm = clip_gradients_(self.module, self.config.clip, apart=self.config.clipping == "apart")
+            norm = clip_gradients_(self.module, self.config.clip, self.config.clipping)
         self.step += 1
-        self.tally.add(value, norm, self.config.clip)
-        if not math.isfinite(norm):
+        self.tally.add(value, norm)
+        if not math.isfinite(norm.value):
             self.diverged_at = self.step
             return
         self.optimizer.step()
@@ -213,7 +213,7 @@ class Training:
             if isinstance(layer, RecurrentLayer):
                 layer.constrain_()
         if self.average is not None:
-            self.average.update_parameters(self.module)
+            self.average.update()
         if self.step % self.task.steps_per_epoch == 0:
             self.schedule.epoch_ended(self.step // self.task.steps_per_epoch)
 
@@ -234,7 +234,7 @@ class Training:
                 **self.training_figures(),
                 "gradient_norm": self.tally.gradient_norm,
                 "clipped": self.tally.clipped / self.tally.steps,
-                "lr": self.optimizer.param_groups[0]["lr"],
+                **self.learning_rates(),
                 "seconds": round(self.seconds, 3),
             }
             self.tally = Tally()
@@ -243,6 +243,11 @@ class Training:
         if self.diverged_at is None and self.team.leader:
             figures |= self.recorder.record(self.step, self.module)
         return figures
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rate as ``lr``, and those of named groups as ``lr_<name>``."""
+        first, *named = self.optimizer.param_groups
+        return {"lr": first["lr"]} | {f"lr_{group['name']}": group["lr"] for group in named}
 
     def training_figures(self) -> dict[str, float]:
         """Return the mean loss since the last line, and as the figure of merit where it is one."""
@@ -254,11 +259,10 @@ class Training:
         """Return the figure of merit in validation, and draw the consequences."""
         figure = self.team.tell(self.evaluate("valid") if self.team.leader else math.nan)
         better = self.schedule.validated(figure)
-        if self.config.patience is not None:
-            if better:
-                self.best = {name: value.clone() for name, value in self.evaluated.state_dict().items()}
-            if self.schedule.exhausted:
-                self.stopped_at = self.step
+        if better and self.config.tested == "best":
+            self.best = {name: value.clone() for name, value in self.evaluated.state_dict().items()}
+        if self.schedule.exhausted:
+            self.stopped_at = self.step
         return figure
 
     @torch.no_grad()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.config import Clipping, ConfigError, RunConfig
 from qlstm_core import Quantizer, RecurrentLayer
 from qlstm_core.plugins import registry
 
@@ -27,11 +28,17 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def check_curvature(config: RunConfig) -> None:
-    """Check that the optimizer keeps what the quantizer wants to know.
+    """Check that the optimizer keeps what the quantizers want to know.
 
     Raises:
-        ConfigError: a quantizer that needs second moments, and an optimizer that keeps none.
+        ConfigError: a quantizer that needs second moments, and an optimizer that keeps none of what it
+            quantizes.
     """
+    if registry.quantizers.create(config.state_quantizer).needs_curvature:
+        raise ConfigError(
+            f"state_quantizer: {config.state_quantizer!r} weighs errors by the optimizer's second moments, "
+            "and a state has none; expected a method without, such as 'bwn'"
+        )
     if config.optimizer != "sgd":
         return
     for name in (config.quantizer, config.input_quantizer or "none"):
@@ -43,7 +50,10 @@ def check_curvature(config: RunConfig) -> None:
 
 
 def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer that the settings ask for.
+    """Return the optimizer that the settings ask for, with quantized weights in a group of their own.
+
+    Groups have a ``name``: ``"others"`` comes first, ``"quantized"`` where there are quantized weights, and
+    ``"gains"`` where these have a learning rate of their own.
 
     Args:
         model: the model whose parameters it holds.
@@ -51,14 +61,15 @@ def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> 
         quantized_lr: learning rate of quantized weights as a multiple, where the settings give none.
     """
     factor = quantized_lr if config.quantized_lr is None else config.quantized_lr
-    quantized = list(quantized_weights(model)) if factor != 1 else []
+    quantized = list(quantized_weights(model))
     gains = list(normalizer_gains(model)) if config.gain_lr != 1 else []
     held = {id(parameter) for parameter in (*quantized, *gains)}
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in held]}]
+    others = [p for p in model.parameters() if id(p) not in held]
+    groups: list[dict[str, Any]] = [{"params": others, "name": "others"}]
     if quantized:
-        groups.append({"params": quantized, "lr": config.lr * factor})
+        groups.append({"params": quantized, "lr": config.lr * factor, "name": "quantized"})
     if gains:
-        groups.append({"params": gains, "lr": config.lr * config.gain_lr})
+        groups.append({"params": gains, "lr": config.lr * config.gain_lr, "name": "gains"})
     return OPTIMIZERS[config.optimizer](groups, lr=config.lr)
 
 
@@ -98,13 +109,13 @@ def has_unit_levels(layer: RecurrentLayer) -> bool:
 class Schedule:
     """Changes learning rates as validations and epochs go by, and says when to stop.
 
-    At a validation that is no better than the best before it the rates are divided by ``stall_divisor``;
-    after each epoch beyond ``epoch_decay_after`` they are multiplied by ``epoch_decay``; after ``patience``
-    validations in a row without a better one, training stops.
+    At a validation that is no better than the best before it all rates are divided by ``stall_divisor``;
+    after each epoch beyond ``epoch_decay_after`` those that ``decay_of`` names are multiplied by
+    ``epoch_decay``; after ``patience`` validations in a row without a better one, training stops.
 
     Args:
         config: gives these settings.
-        optimizer: the optimizer whose rates change.
+        optimizer: the optimizer whose rates change, from :func:`make_optimizer`.
         higher_is_better: whether a larger figure of merit is the better one.
     """
 
@@ -120,13 +131,16 @@ class Schedule:
             self.best, self.stalled = figure, 0
             return True
         self.stalled += 1
-        self._scale(1 / self._config.stall_divisor)
+        for group in self._optimizer.param_groups:
+            group["lr"] /= self._config.stall_divisor
         return False
 
     def epoch_ended(self, epoch: int) -> None:
         """Take note that ``epoch`` passes over the data are done."""
         if epoch > self._config.epoch_decay_after:
-            self._scale(self._config.epoch_decay)
+            for group in self._optimizer.param_groups:
+                if self._config.decay_of in ("all", group["name"]):
+                    group["lr"] *= self._config.epoch_decay
 
     @property
     def exhausted(self) -> bool:
@@ -141,23 +155,66 @@ class Schedule:
         """Go back to what :meth:`state_dict` returned."""
         self.best, self.stalled = state["best"], state["stalled"]
 
-    def _scale(self, factor: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] *= factor
 
+class WeightAverage:
+    """A model whose weights follow those of another as an exponential moving average.
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy of ``model`` whose ``update_parameters(model)`` lets it follow.
+    Parameters and buffers follow: ``a ← decay · a + (1 − decay) · w``, from the first w on. Full-precision
+    weights are averaged; quantizers then see the average.
 
-    Each parameter and buffer follows as an exponential moving average: ``a ← decay · a + (1 − decay) · w``.
-    Full-precision weights are averaged; quantizers then see the average.
+    Args:
+        model: the model that is trained.
+        decay: share of the average that an update leaves.
+        of: ``"recurrent"`` averages the recurrent layers alone; the average then shares all other parameters
+            and buffers with ``model``.
+
+    Attributes:
+        module: the model with the averaged weights.
     """
-    follow = get_ema_multi_avg_fn(decay)
-    return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+
+    def __init__(self, model: nn.Module, decay: float, of: Literal["all", "recurrent"] = "all") -> None:
+        followed = [model] if of == "all" else list(_recurrent_layers(model))
+        self._followed = nn.ModuleList(followed)
+        follow = get_ema_multi_avg_fn(decay)
+        self._average = AveragedModel(self._followed, multi_avg_fn=follow, use_buffers=True)
+        # A copy of the model in which these have taken the places of what they follow.
+        places: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        places |= {
+            id(one): copied for one, copied in zip(followed, self._average.module.children(), strict=True)
+        }
+        self.module: nn.Module = copy.deepcopy(model, places)
+
+    def update(self) -> None:
+        """Take in the model's weights as they are now."""
+        self._average.update_parameters(self._followed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged weights and how many updates they have had."""
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what :meth:`state_dict` returned."""
+        self._average.load_state_dict(state)
 
 
-def clip_gradients_(model: nn.Module, limit: float, *, apart: bool = False) -> float:
-    """Scale gradients down to a norm of ``limit`` where it is larger, in place; return what it was over all.
+def _recurrent_layers(model: nn.Module) -> Iterator[RecurrentLayer]:
+    return (layer for layer in model.modules() if isinstance(layer, RecurrentLayer))
+
+
+class GradientNorm(NamedTuple):
+    """The norm of a gradient over all parameters, before it was clipped.
+
+    Args:
+        value: the norm.
+        clipped: whether what is limited was beyond its limit, or is not finite.
+    """
+
+    value: float
+    clipped: bool
+
+
+def clip_gradients_(model: nn.Module, limit: float, clipping: Clipping = "global") -> GradientNorm:
+    """Scale gradients down to a norm of ``limit`` where it is larger, in place; return what it was.
 
     The norm is taken in float64: the squares of gradients above 1e19 overflow float32, and exploding is what
     they do here. It is infinite or NaN only where a gradient is.
@@ -165,21 +222,23 @@ def clip_gradients_(model: nn.Module, limit: float, *, apart: bool = False) -> f
     Args:
         model: a model whose parameters have gradients.
         limit: largest norm.
-        apart: give the parameters of recurrent layers a norm of their own, and the rest another. One norm
-            over all, the paper's, scales the output layer's gradient to nothing where those of the recurrent
-            weights explode.
+        clipping: ``"global"`` has one norm over all parameters, as Hou et al. have; it scales the output
+            layer's gradient to nothing where those of the recurrent weights explode. ``"apart"`` has a norm
+            of the recurrent layers' parameters and another of the rest. ``"recurrent"`` has the first of
+            these alone and leaves the rest as it is, as Kuchaiev and Ginsburg do.
     """
-    recurrent = {
-        id(p) for layer in model.modules() if isinstance(layer, RecurrentLayer) for p in layer.parameters()
-    }
-    gradients: tuple[list[Tensor], list[Tensor]] = ([], [])
+    recurrent = {id(p) for layer in _recurrent_layers(model) for p in layer.parameters()}
+    inner: list[Tensor] = []
+    outer: list[Tensor] = []
     for parameter in model.parameters():
         if parameter.grad is not None:
             if parameter.grad.is_sparse:  # rows that came up twice are added, before their norm is taken
                 parameter.grad = parameter.grad.coalesce()
-            gradients[apart and id(parameter) in recurrent].append(parameter.grad)
-    norms = [_clip(group, limit) for group in gradients]
-    return math.hypot(*norms)
+            (inner if id(parameter) in recurrent else outer).append(parameter.grad)
+    limited = {"global": [inner + outer], "apart": [inner, outer], "recurrent": [inner]}[clipping]
+    norms = [_clip(group, limit) for group in limited]
+    free = _norm(outer) if clipping == "recurrent" else 0.0
+    return GradientNorm(math.hypot(*norms, free), not all(norm <= limit for norm in norms))
 
 
 def _clip(gradients: Sequence[Tensor], limit: float) -> float:

@@ -64,10 +64,11 @@ class Result(BaseModel):
         metric: name of the task's figure of merit.
         metric_title: the figure of merit in words.
         higher_is_better: whether a larger one is the better one.
-        metrics: ``baseline_<metric>`` and, as far as the run came, ``valid_<metric>`` (the last),
-            ``best_valid_<metric>`` and its ``best_step``, ``test_<metric>``, ``largest_gradient_norm`` (over
-            all parameters, before clipping), and what
-            :func:`qlstm_bench.gradients.measure_stability` and ``clipped_share`` measure.
+        metrics: ``baseline_<metric>`` and, as far as the run came, ``valid_<metric>`` and
+            ``test_<metric>`` (of the weights that are kept: the last, or those of the best validation),
+            ``best_valid_<metric>`` and its ``best_step``, ``largest_gradient_norm`` (over all parameters,
+            before clipping), and what :func:`qlstm_bench.gradients.measure_stability` and ``clipped_share``
+            measure.
         gradient_norms: through time, after training, of each layer and direction.
         steps: optimizer steps done.
         storage_bytes: size of the recurrent layer as deployed.

@@ -102,7 +102,7 @@ class Outcome:
 def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     """Return complete settings and their task, not yet prepared.
 
-    The task's defaults fill what ``settings`` leaves out; the names of task, quantizer and normaliser get
+    The task's defaults fill what ``settings`` leaves out; the names of task, quantizers and normaliser get
     their one spelling; an object given as ``data`` goes to the task, and its type's name into the settings.
 
     Raises:
@@ -114,6 +114,7 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
         "task": tasks.canonical(settings.get("task", "char-lm")),
         "quantizer": registry.quantizers.canonical(settings.get("quantizer", "none")),
         "normalizer": registry.normalizers.canonical(settings.get("normalizer", "none")),
+        "state_quantizer": registry.quantizers.canonical(settings.get("state_quantizer", "none")),
     }
     task: Task = tasks.create(names["task"])
     if isinstance(settings.get("input_quantizer"), str):
