@@ -17,13 +17,9 @@ from qlstm_bench.errors import ConfigError as ConfigError
 from qlstm_core.plugins.errors import suggest
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
-Cell = Literal["lstm", "gru", "f-lstm", "g-lstm"]
 OptimizerName = Literal["adam", "sgd", "adagrad"]
 Clipping = Literal["global", "apart"]
 Logger = Literal["tensorboard", "mlflow"]
-
-_CELL_OPTIONS = {"proj": ("lstm", "f-lstm", "g-lstm"), "rank": ("f-lstm",), "groups": ("g-lstm",)}
-"""Settings that only some cells have, and the names of these cells."""
 
 _NOT_PART_OF_THE_RESULT = {"log", "log_every", "checkpoint_seconds"}
 
@@ -71,8 +67,10 @@ class RunConfig(BaseModel):
         description="normaliser of their pre-activations, maybe with options",
         json_schema_extra={"metavar": "NAME"},
     )
-    cell: Cell = Field(
-        default="lstm", description="kind of the recurrent layers; f-lstm is factorized, g-lstm grouped"
+    cell: str = Field(
+        default="lstm",
+        description="cell of the recurrent layers, maybe with options; f-lstm is factorized, g-lstm grouped",
+        json_schema_extra={"metavar": "NAME"},
     )
     hidden: int = Field(ge=1, description="units of each recurrent layer; default: the task's")
     layers: int = Field(default=1, ge=1, description="number of recurrent layers; default: the task's, or 1")
@@ -207,14 +205,6 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"device={self.device} is one device, and processes is {self.processes}: expected cuda"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _options_of_the_cell(self) -> RunConfig:
-        for name, cells in _CELL_OPTIONS.items():
-            value = getattr(self, name)
-            if value is not None and self.cell not in cells:
-                raise ValueError(f"{name}={value} is for cell {' or '.join(cells)}, and cell is {self.cell}")
         return self
 
     def identity(self, dataset_sha256: str) -> str:

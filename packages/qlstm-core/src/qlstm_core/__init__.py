@@ -14,6 +14,8 @@ from qlstm_core.layers import (
     GroupedLSTM,
     RecurrentLayer,
     StateTrace,
+    cells_of,
+    layer_by_name,
     readable_loop,
     record_states,
 )
@@ -36,6 +38,8 @@ __all__ = [
     "Quantizer",
     "RecurrentLayer",
     "StateTrace",
+    "cells_of",
+    "layer_by_name",
     "load_packed",
     "pack",
     "readable_loop",

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, RecurrentLayer
+from qlstm_core import RecurrentLayer, layer_by_name
 from qlstm_core.plugins import PluginError
-
-CELLS: dict[str, Callable[..., RecurrentLayer]] = {
-    "lstm": LSTM,
-    "gru": GRU,
-    "f-lstm": FactorizedLSTM,
-    "g-lstm": GroupedLSTM,
-}
-"""The cell families by the names that users type."""
 
 
 def make_layer(
@@ -39,7 +30,8 @@ def make_layer(
         if value is not None
     }
     try:
-        return CELLS[config.cell](
+        return layer_by_name(
+            config.cell,
             input_size,
             config.hidden,
             config.layers,
