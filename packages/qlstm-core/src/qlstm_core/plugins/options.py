@@ -100,9 +100,11 @@ def option_parameters(
     """
     if not arguments:
         return _parameters(factory)
-    classes = factory.__mro__ if isinstance(factory, type) else ()
+    callables: list[Callable[..., Any]] = [factory]
+    if isinstance(factory, type):
+        callables = [cls for cls in factory.__mro__ if "__init__" in vars(cls)]
     found: dict[str, inspect.Parameter] = {}
-    for one in [cls for cls in classes if "__init__" in vars(cls)] or [factory]:
+    for one in callables:
         named, hands_on = _parameters(one)
         found = {**named, **found}
         if not hands_on:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 
@@ -383,7 +383,7 @@ def _complaint(name: str, check: Callable[[Any], None], template: Plugin) -> str
     return ""
 
 
-def _is_family(plugin: object) -> bool:
+def _is_family(plugin: object) -> TypeGuard[cell_checks.Family]:
     family = plugin.func if isinstance(plugin, partial) else plugin
     return isinstance(family, type) and issubclass(family, RecurrentLayer)
 
