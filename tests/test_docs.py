@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from qlstm_core.plugins import hookspecs, registry
-from qlstm_core.testing.runner import NORMALIZER_CHECKS, QUANTIZER_CHECKS
+from qlstm_core.testing.runner import CELL_CHECKS, NORMALIZER_CHECKS, QUANTIZER_CHECKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("packages/*/README.md")])
@@ -212,8 +212,10 @@ def test_loggers_of_the_hooks_page_log(
 
 def test_every_check_is_documented() -> None:
     page = (ROOT / "docs" / "writing-a-plugin.md").read_text(encoding="utf-8")
-    checks = {check.__name__ for check in (*QUANTIZER_CHECKS, *NORMALIZER_CHECKS)} | {"check_text_form"}
-    assert set(re.findall(r"^\| `(check_\w+)`", page, re.MULTILINE)) == checks
+    every = (*QUANTIZER_CHECKS, *NORMALIZER_CHECKS, *CELL_CHECKS)
+    checks = {check.__name__ for check in every} | {"check_text_form"}
+    rows = "\n".join(re.findall(r"^\| (`check_.*?`) \|", page, re.MULTILINE))
+    assert set(re.findall(r"`(check_\w+)`", rows)) == checks
 
 
 def test_the_recipe_names_settings_as_they_are() -> None:

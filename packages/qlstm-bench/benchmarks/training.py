@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .choice import few_bits, normalizers
+from .choice import FAMILIES, cells, few_bits, normalizers
 
 SHAPES = ("100,64,50,128", "35,20,300,300")
 
@@ -29,9 +29,13 @@ class _Step:
         if kind == "torch":
             self.layer = torch.nn.LSTM(features, hidden)
         else:
-            self.layer = getattr(qlstm_core, kind)(
-                features, hidden, quantizer=quantizer, normalizer=normalizer
-            )
+            options = {"quantizer": quantizer, "normalizer": normalizer}
+            if kind in FAMILIES:
+                self.layer = getattr(qlstm_core, kind)(features, hidden, **options)
+            elif hasattr(qlstm_core, "layer_by_name"):
+                self.layer = qlstm_core.layer_by_name(kind, features, hidden, **options)
+            else:
+                raise NotImplementedError
         self.x = torch.randn(steps, batch, features)
         self.weight = torch.randn(steps, batch, hidden)
         self.step()
@@ -78,7 +82,7 @@ class Quantizers(_Step):
 class Cells(_Step):
     """Each family of cells, of 1 bit below layer normalisation."""
 
-    params = (("LSTM", "GRU", "FactorizedLSTM", "GroupedLSTM"),)
+    params = (cells(),)
     param_names = ("cell",)
 
     def setup(self, cell: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qlstm_core.plugins import NormalizerSpec, QuantizerSpec, hookimpl
+from qlstm_core.plugins import CellSpec, NormalizerSpec, QuantizerSpec, hookimpl
 
 
 @hookimpl
@@ -24,4 +24,15 @@ def qlstm_normalizers() -> Iterable[NormalizerSpec]:
         name="max",
         summary="each gate divided by its largest magnitude",
         factory="qlstm_plugin_example.normalizer:MaxNorm",
+    )
+
+
+@hookimpl
+def qlstm_cells() -> Iterable[CellSpec]:
+    """Provide ``mingru``."""
+    yield CellSpec(
+        name="mingru",
+        summary="minimal GRU, whose gates depend on the input alone",
+        factory="qlstm_plugin_example.cell:MinGRU",
+        references=("Feng et al. 2024, arXiv:2410.01201",),
     )

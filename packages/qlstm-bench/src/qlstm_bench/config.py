@@ -18,15 +18,11 @@ from qlstm_bench.errors import ConfigError as ConfigError
 from qlstm_core.plugins.errors import suggest
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
-Cell = Literal["lstm", "gru", "f-lstm", "g-lstm"]
 OptimizerName = Literal["adam", "sgd", "adagrad"]
 Clipping = Literal["global", "apart", "recurrent"]
 Start = Literal["torch", "identity", "orthogonal", "glorot"]
 InitialStates = Literal["zeros", "learned"]
 Logger = Literal["tensorboard", "mlflow"]
-
-_CELL_OPTIONS = {"proj": ("lstm", "f-lstm", "g-lstm"), "rank": ("f-lstm",), "groups": ("g-lstm",)}
-"""Settings that only some cells have, and the names of these cells."""
 
 _NOT_PART_OF_THE_RESULT = {"log", "log_every", "checkpoint_seconds"}
 
@@ -85,8 +81,10 @@ class RunConfig(BaseModel):
         "them at full precision; default: the quantizer of all weights",
         json_schema_extra={"metavar": "NAME"},
     )
-    cell: Cell = Field(
-        default="lstm", description="kind of the recurrent layers; f-lstm is factorized, g-lstm grouped"
+    cell: str = Field(
+        default="lstm",
+        description="cell of the recurrent layers, maybe with options; f-lstm is factorized, g-lstm grouped",
+        json_schema_extra={"metavar": "NAME"},
     )
     hidden: int = Field(ge=1, description="units of each recurrent layer; default: the task's")
     layers: int = Field(default=1, ge=1, description="number of recurrent layers; default: the task's, or 1")
@@ -283,28 +281,11 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _options_of_the_cell(self) -> RunConfig:
-        for name, cells in _CELL_OPTIONS.items():
-            value = getattr(self, name)
-            if value is not None and self.cell not in cells:
-                raise ValueError(f"{name}={value} is for cell {' or '.join(cells)}, and cell is {self.cell}")
-        return self
-
-    @model_validator(mode="after")
     def _fitting_start(self) -> RunConfig:
         if self.initial_state_noise and self.initial_state != "learned":
             raise ValueError(
                 f"initial_state_noise={self.initial_state_noise} is for initial_state learned, and "
                 f"initial_state is {self.initial_state}"
-            )
-        if self.start == "identity" and (self.cell == "f-lstm" or self.proj is not None):
-            raise ValueError(
-                "start=identity is for square recurrent weights: cell lstm, gru or g-lstm without proj"
-            )
-        if self.input_quantizer is not None and self.cell == "f-lstm":
-            raise ValueError(
-                f"input_quantizer={self.input_quantizer} is for cell lstm, gru or g-lstm: the weights of "
-                "f-lstm belong to both sides"
             )
         if self.quantizer == "none" and self.input_quantizer not in (None, "none"):
             raise ValueError(

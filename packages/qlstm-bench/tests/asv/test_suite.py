@@ -46,6 +46,7 @@ def suite(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ModuleType]]:
     """Import the suite as asv does."""
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.setenv("QLSTM_ASV_QUANTIZERS", "my-quantizer other:bits=3")
+    monkeypatch.setenv("QLSTM_ASV_CELLS", "my-cell")
     yield [importlib.import_module(f"benchmarks.{name}") for name in MODULES]
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
         del sys.modules[name]
@@ -74,6 +75,7 @@ def test_installed_plugins_join(suite: list[ModuleType]) -> None:
     by_name = {module.__name__.partition(".")[2]: module for module in suite}
     assert {"none", "my-quantizer", "other:bits=3"} <= set(by_name["accuracy"].Characters.params[0])
     assert {"my-quantizer", "other:bits=3"} <= set(by_name["packed"].Quantizers.params[0])
+    assert {"LSTM", "my-cell"} <= set(by_name["training"].Cells.params[0])
 
 
 STRANGER = """
@@ -90,6 +92,7 @@ for cls, name, given, parameters in [
     (size.PackedFile, "track_bytes", [], [quantizer]),
     (training.Normalizers, "time_step", [], [training.SHAPES[0], normalizer]),
     (training.Quantizers, "time_step", [], [quantizer]),
+    (training.Cells, "time_step", [], [choice.cells()[-1]]),
     (packed.Quantizers, "time_sequence", [], [quantizer]),
 ]:
     benchmark = cls()
@@ -114,6 +117,7 @@ def test_an_installed_plugin_is_measured(tmp_path: Path) -> None:
         "QLSTM_ASV_SEEDS": "1",
         "QLSTM_ASV_QUANTIZERS": "power-of-two",
         "QLSTM_ASV_NORMALIZERS": "max",
+        "QLSTM_ASV_CELLS": "mingru",
     }
     command = [sys.executable, "-c", STRANGER]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

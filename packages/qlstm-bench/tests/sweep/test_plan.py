@@ -93,6 +93,8 @@ def test_a_scale_changes_and_adds() -> None:
         ("gird: {quantizer: [bwn]}", "line 2: no key 'gird' here .did you mean 'grid'"),
         ("quantizer: [bwn]", "line 2: no key 'quantizer' here; a setting of the runs goes below 'settings'"),
         ("grid:\n  quantizer:\n    - none\n    - bwm", "line 5: .*'bwm'.*did you mean 'bwn'"),
+        ("grid:\n  cell:\n    - lstm\n    - lsmt", "line 5: unknown cell 'lsmt' .did you mean 'lstm'"),
+        ("grid:\n  cell:\n    - [lstm]", "line 4: cell: expected a name, got .'lstm'."),
         ("grid:\n  quantizer: [none,\n    'bwn:per_rwo=true']", "line 4: .*'per_rwo'.*'per_row'"),
         ("grid:\n  quantizer: bwn", "line 3: quantizer: expected a list of values, .* got 'bwn'"),
         ("grid:\n  batch: []", "line 3: batch: expected a list"),

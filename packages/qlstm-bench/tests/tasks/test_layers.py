@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,41 @@ import torch
 
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.tasks.layers import make_initial_state, make_layer
-from qlstm_bench.training.run import train
-from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM
-from qlstm_core.plugins import PluginError
+from qlstm_bench.training.run import resolve, train
+from qlstm_core import GRU, LSTM, Cell, FactorizedLSTM, GroupedLSTM, RecurrentLayer
+from qlstm_core.plugins import CellSpec, PluginError, hookimpl, registry
 from qlstm_quant import TWN
+
+
+class Leak(RecurrentLayer):
+    """Two gates that depend on the input alone, and an option."""
+
+    cell = Cell(
+        "leak",
+        gates="zn",
+        states=("h",),
+        step=lambda x, h: (h + x[:, 0].sigmoid() * (x[:, 1] - h),),
+        recurrent=False,
+    )
+
+    def __init__(self, *args: Any, slowness: float = 0.0, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.slowness = slowness
+
+
+class Leaks:
+    """A stranger's plugin."""
+
+    @hookimpl
+    def qlstm_cells(self) -> Iterator[CellSpec]:
+        yield CellSpec(name="leak", summary="a cell", factory=Leak)
+
+
+@pytest.fixture
+def leak() -> Iterator[None]:
+    registry.register(Leaks(), "leaks")
+    yield
+    registry.unregister("leaks")
 
 
 def config(**settings: Any) -> RunConfig:
@@ -23,7 +55,7 @@ def config(**settings: Any) -> RunConfig:
     )
 
 
-def test_settings_reach_the_layer() -> None:
+def test_settings_reach_the_layer(leak: None) -> None:
     layer = make_layer(config(layers=2, dropout=0.5), 6, "bwn", "layer")
     assert type(layer) is LSTM
     assert (layer.num_layers, layer.dropout, layer.hidden_size) == (2, 0.5, 8)
@@ -35,6 +67,9 @@ def test_settings_reach_the_layer() -> None:
     factorized = make_layer(config(cell="f-lstm", rank=3, proj=4), 6, "none", "none")
     assert isinstance(factorized, FactorizedLSTM)
     assert (factorized.rank, factorized.proj_size) == (3, 4)
+    slow = make_layer(config(cell="leak:slowness=2.0"), 6, "none", "none")
+    assert isinstance(slow, Leak)
+    assert slow.slowness == 2.0
     grouped = make_layer(config(cell="g-lstm", groups=[2, 4], layers=2), 6, "none", "none")
     assert isinstance(grouped, GroupedLSTM)
     assert grouped.groups == (2, 4)
@@ -90,21 +125,56 @@ def test_what_a_layer_begins_from() -> None:
 )
 def test_starts_that_do_not_fit_are_named(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        config(**settings)
+        resolve({"task": "char-lm", "steps": 1, "hidden": 8, **settings})
 
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"cell": "lsmt"}, "cell: .*'lstm', 'gru', 'f-lstm' or 'g-lstm', got 'lsmt'"),
-        ({"cell": "gru", "proj": 4}, "proj=4 is for cell lstm or f-lstm or g-lstm, and cell is gru"),
+        ({"cell": "gru", "proj": 4}, "proj=4 is for cell f-lstm or g-lstm or lstm, and cell is gru"),
+        ({"cell": "leak", "proj": 4}, "proj=4 is for cell f-lstm or g-lstm or lstm, and cell is leak"),
         ({"rank": 4}, "rank=4 is for cell f-lstm, and cell is lstm"),
         ({"cell": "f-lstm", "groups": 4}, "groups=4 is for cell g-lstm, and cell is f-lstm"),
+        ({"cell": "f-lstm:rank=4", "rank": 5}, "rank=5 and cell=f-lstm:rank=4 differ: give one of them"),
+        (
+            {"cell": "lsmt"},
+            r"unknown cell 'lsmt' \(did you mean 'lstm' or .*; installed: .*f-lstm, g-lstm, gru",
+        ),
+        (
+            {"cell": "leak:slow=1"},
+            r"cell 'leak' has no option 'slow' \(did you mean 'slowness'\?\); allowed: ",
+        ),
+        ({"cell": ["gru"]}, r"cell must be a name, as text, got \['gru'\]"),
     ],
 )
-def test_options_of_another_cell_are_refused(settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ConfigError, match=problem):
-        config(**settings)
+def test_options_of_another_cell_are_refused(leak: None, settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises((ConfigError, PluginError), match=problem):
+        resolve({"data": "x", "hidden": 8, "steps": 1, **settings})
+
+
+@pytest.mark.parametrize(
+    ("given", "cell", "rank", "groups"),
+    [
+        ({"cell": "f-lstm:rank=4"}, "f-lstm", 4, None),
+        ({"cell": "f-lstm:rank=4", "rank": 4}, "f-lstm", 4, None),
+        ({"cell": "g-lstm:groups=2"}, "g-lstm", None, 2),
+        ({"cell": "leak:slowness=2"}, "leak:slowness=2.0", None, None),
+        ({"cell": "leak:slowness=0"}, "leak", None, None),
+        ({}, "lstm", None, None),
+    ],
+)
+def test_one_cell_has_one_spelling(
+    leak: None, given: dict[str, Any], cell: str, rank: int | None, groups: int | None
+) -> None:
+    found = resolve({"data": "x", "hidden": 8, "steps": 1, **given})[0]
+    assert (found.cell, found.rank, found.groups) == (cell, rank, groups)
+
+
+def test_a_run_of_a_cell_that_is_no_longer_installed_can_still_be_read(tmp_path: Path) -> None:
+    """Reports of finished runs need no plugin."""
+    path = tmp_path / "config.yaml"
+    path.write_text(config(cell="gone:x=1").to_yaml())
+    assert RunConfig.from_yaml(path).cell == "gone:x=1"
 
 
 @pytest.mark.parametrize(
@@ -138,10 +208,12 @@ def test_an_unknown_name_keeps_its_own_error() -> None:
         ("word-lm", {"cell": "g-lstm", "groups": [2, 4], "layers": 2, "proj": 4}),
         ("word-lm", {"cell": "f-lstm", "rank": 4, "proj": 4}),
         ("classify", {"cell": "gru"}),
+        ("char-lm", {"cell": "leak:slowness=1.0", "gradients_every": 1}),
+        ("classify", {"cell": "leak", "layers": 2}),
     ],
 )
 def test_every_cell_trains_and_goes_on_from_its_state(
-    tiny: dict[str, Any], tmp_path: Path, task: str, cell: dict[str, Any]
+    leak: None, tiny: dict[str, Any], tmp_path: Path, task: str, cell: dict[str, Any]
 ) -> None:
     import numpy as np
 

@@ -29,6 +29,7 @@ example:
   PLUGIN             VERSION  STATUS  PROVIDES
   qlstm-core:core    0.1.0    active  quantizer: none
                                       normalizer: none
+                                      cell: f-lstm, g-lstm, gru, lstm
 
 `qlstm COMMAND --help` says more about a command.
 """
@@ -58,8 +59,8 @@ examples:
 """
 
 _CHECK_DESCRIPTION = """\
-Run the conformance checks on installed quantizers and normalisers, and print what became of each.
-A NAME is that of a quantizer or normaliser, with options or without, or that of a plugin or a
+Run the conformance checks on installed quantizers, normalisers and cells, and print what became of each.
+A NAME is that of a quantizer, normaliser or cell, with options or without, or that of a plugin or a
 distribution, for all that it provides.
 
 The exit code is 1 when a check fails.
@@ -68,7 +69,7 @@ The exit code is 1 when a check fails.
 _CHECK_EPILOG = """\
 examples:
   qlstm check bwn
-  qlstm check alternating:bits=3 layer:cell=true
+  qlstm check alternating:bits=3 layer:cell=true gru
   qlstm check qlstm-quant --only check_bitplanes
   qlstm check --all
 """
@@ -177,7 +178,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     plugins = command("plugins", _plugins, summary, _PLUGINS_DESCRIPTION, _PLUGINS_EPILOG)
     plugins.add_argument("--json", action="store_true", help="print a JSON document for programs")
 
-    summary = "run the conformance checks on installed quantizers and normalisers"
+    summary = "run the conformance checks on installed quantizers, normalisers and cells"
     check = command("check", _check, summary, _CHECK_DESCRIPTION, _CHECK_EPILOG)
     check.add_argument("names", nargs="*", metavar="NAME", help="what to check")
     check.add_argument("--all", action="store_true", help="check everything installed")

@@ -134,7 +134,7 @@ def convert(
     rows: list[Layer] = []
     chosen: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, (*RECURRENT, *MATRICES)):
+        if not isinstance(module, nn.LSTM | nn.GRU | nn.Linear | nn.Embedding):
             continue
         why = _obstacle(model, name, module, filters)
         if why:
@@ -157,7 +157,8 @@ def convert(
         if type(module) in RECURRENT:
             seen = inputs.get(name)
             options |= {"normalizer": normalizer, "tokens": tokens, "data": seen}
-        layer: Any = (RECURRENT | MATRICES)[type(module)].from_float(module, **options)
+        family: Any = (RECURRENT | MATRICES)[type(module)]
+        layer = family.from_float(module, **options)
         _keep_parameters(layer, module, name, owners)
         new[id(module)] = layer
     if id(model) in new:

@@ -134,7 +134,7 @@ def test_what_the_factory_refuses_becomes_one_line() -> None:
 
 
 def test_what_is_not_text_is_refused() -> None:
-    with pytest.raises(PluginError, match=r"^quantizer must be a name such as quantizer='none', got 3$"):
+    with pytest.raises(PluginError, match=r"^quantizer must be a name, as text, got 3$"):
         registry_of().quantizers.create(3)  # type: ignore[arg-type]
 
 

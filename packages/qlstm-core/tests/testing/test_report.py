@@ -172,14 +172,14 @@ def test_everything(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "say what to check: one or more names, or --all"),
         (["scaled", "--all"], "say what to check: one or more names, or --all"),
-        (["scald"], "no quantizer or normaliser is called 'scald' (did you mean 'scaled'"),
+        (["scald"], "no quantizer, normaliser or cell is called 'scald' (did you mean 'scaled'"),
         (["scaled:x=1"], "quantizer 'scaled' has no option 'x'; it takes no options"),
         (
             ["scaled", "--only", "check_level"],
             "there is no check 'check_level' (did you mean 'check_level_count'",
         ),
         (["scaled", "--only", "check_cell_path"], "no check is selected"),
-        (["empty"], "plugin 'empty' has no quantizer and no normaliser to check"),
+        (["empty"], "plugin 'empty' has no quantizer, normaliser or cell to check"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

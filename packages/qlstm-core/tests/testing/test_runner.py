@@ -5,15 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 from unittest import SkipTest
 
 import pytest
 import torch
+from broken_cells import MixesSequences
 from broken_quantizers import ClipsTheGradient, GivesZeros, ShrinksTheWeight
+from right_cells import Elman, Leak
 from right_plugins import BatchNorm, FeatureNorm, LearnedSign, RandomSign, RowSign, ScaledSign
 
 from qlstm_core import Quantizer
 from qlstm_core.plugins import (
+    CellSpec,
     NormalizerSpec,
     PluginError,
     QuantizerSpec,
@@ -23,6 +28,7 @@ from qlstm_core.plugins import (
 )
 from qlstm_core.testing import (
     ConformanceError,
+    check_cell,
     check_normalizer,
     check_quantizer,
     checks_of,
@@ -45,6 +51,10 @@ class Forgetful(ScaledSign):
         return self.factor.to(weight) * super().forward(weight)
 
 
+def no_layer(*sizes: int, **keywords: Any) -> torch.nn.LSTM:
+    return torch.nn.LSTM(*sizes)
+
+
 class Plugins:
     """What the tests register."""
 
@@ -58,6 +68,11 @@ class Plugins:
     @hookimpl
     def qlstm_normalizers(self) -> Iterator[NormalizerSpec]:
         yield NormalizerSpec(name="two-kinds", summary="right", factory=FeatureNorm)
+
+    @hookimpl
+    def qlstm_cells(self) -> Iterator[CellSpec]:
+        yield CellSpec(name="leak", summary="right", factory=Leak)
+        yield CellSpec(name="no-layer", summary="broken", factory=no_layer)
 
 
 @pytest.fixture
@@ -79,18 +94,24 @@ def test_checks_are_made_one_by_one() -> None:
     assert names(ScaledSign())[0] == "check_declarations"
     assert len(set(names(ScaledSign()))) == len(names(ScaledSign())) == 27
     assert len(set(names(FeatureNorm()))) == len(names(FeatureNorm())) == 25
+    assert len(set(names(Elman))) == len(names(Elman)) == 22
 
 
 @pytest.mark.parametrize(
     ("plugin", "only", "error", "message"),
     [
         (ScaledSign, None, TypeError, r"got .*ScaledSign.*: give an instance, ScaledSign\(\)"),
-        (3, None, TypeError, "a quantizer, a normaliser or a registered name is needed, got 3"),
+        (
+            3,
+            None,
+            TypeError,
+            "a quantizer, a normaliser, a subclass of RecurrentLayer or a registered name is needed, got 3",
+        ),
         (
             "nine",
             None,
             UnknownNameError,
-            r"no quantizer or normaliser is called 'nine' \(did you mean 'none'",
+            r"no quantizer, normaliser or cell is called 'nine' \(did you mean 'none'",
         ),
         ("none:x=1", None, PluginError, "it takes no options"),
         (
@@ -106,6 +127,29 @@ def test_checks_are_made_one_by_one() -> None:
 def test_mistakes_of_the_caller(plugin: object, only: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         checks_of(plugin, only=only)  # type: ignore[arg-type]
+
+
+def test_a_cell_is_named_or_given_as_a_class(registered: None) -> None:
+    one = ["check_storage_bytes"]
+    titles = [next(checks_of(given, only=one)).plugin for given in (Leak, partial(Leak, slowness=2.0))]
+    assert titles == ["Leak", "Leak(slowness=2.0)"]
+    assert [r.status for r in check_cell(partial(Leak, slowness=2.0), only=one)] == ["passed"]
+    (result,) = run_checks(checks_of("leak:slowness=2", only=["check_text_form"]))
+    assert (result.plugin, result.status, result.reason) == ("leak:slowness=2", "passed", "")
+    with pytest.raises(TypeError, match=r"a subclass of RecurrentLayer is needed, got Elman\(3, 4\)"):
+        check_cell(Elman(3, 4))
+    with pytest.raises(
+        ConformanceError, match="MixesSequences fails 1 of 1 checks:\n  check_sequences_indep"
+    ):
+        check_cell(MixesSequences, only=["check_sequences_independent"])
+
+
+def test_what_gives_no_layer_fails_and_the_rest_is_skipped(registered: None) -> None:
+    results = list(run_checks(checks_of("no-layer")))
+    reasons = {r.name: r.reason for r in results if r.status == "failed"}
+    assert reasons["check_declarations"] == "it gives a LSTM, not a RecurrentLayer"
+    assert set(reasons) == {"check_declarations", "check_state_shapes"}
+    assert {r.reason for r in results if r.status == "skipped"} == {"check_declarations fails"}
 
 
 def test_a_name_stands_for_both_kinds(registered: None) -> None:

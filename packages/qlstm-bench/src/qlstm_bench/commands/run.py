@@ -46,7 +46,7 @@ Examples:
   torchrun --nproc-per-node 8 -m qlstm_bench run char-lm --data text8
   qlstm-bench run classify --data my_sequences.npz --epochs 20 --patience 3
 
-`qlstm plugins` lists the quantizers, normalisers and tasks that are installed.
+`qlstm plugins` lists the cells, quantizers, normalisers and tasks that are installed.
 """
 
 

@@ -112,7 +112,12 @@ class Unrolled:
         Args:
             prepared: the layer in one direction.
             h: any hidden state, ``(…, out)``, for its size, dtype and device.
+
+        Raises:
+            GradientAnalysisError: a cell without recurrent matrix.
         """
+        if prepared.recurrent is None:
+            raise GradientAnalysisError(f"cell {prepared.cell.name!r} has no recurrent matrix")
         columns = prepared.recurrent(torch.eye(h.shape[-1], dtype=h.dtype, device=h.device))
         return _regroup(columns.detach(), prepared.groups).permute(1, 2, 0)
 
@@ -132,7 +137,7 @@ class Unrolled:
     @cached_property
     def recurrent_norm(self) -> Normalization | None:
         """The normaliser of the recurrent side, where it acts on pre-activations."""
-        if self.prepared.norm_hh is None:
+        if self.prepared.norm_hh is None or self.prepared.recurrent is None:
             return None
         with torch.no_grad():
             h = self.h_before.flatten(0, 1)

@@ -231,7 +231,7 @@ def _config(values: Mapping[str, Any], paths: Mapping[str, Path], document: Docu
     from qlstm_bench.training.run import resolve
     from qlstm_core.plugins import PluginError
 
-    for name in ("task", "quantizer", "normalizer", "state_quantizer"):
+    for name in ("task", "cell", "quantizer", "normalizer", "state_quantizer"):
         if not isinstance(values.get(name, ""), str):
             raise ConfigError(
                 f"{document.where(paths[name])}: {name}: expected a name, got {short_repr(values[name])}"
@@ -248,6 +248,7 @@ def _config(values: Mapping[str, Any], paths: Mapping[str, Path], document: Docu
 def _culprit(error: Exception, values: Mapping[str, Any]) -> str:
     """Return the name of the setting that an error of ``resolve`` is about, or ""."""
     from qlstm_bench.tasks import tasks_of
+    from qlstm_core import cells_of
     from qlstm_core.plugins import PluginError, registry
 
     if isinstance(error.__cause__, ValidationError):
@@ -255,6 +256,7 @@ def _culprit(error: Exception, values: Mapping[str, Any]) -> str:
         return str(place[0]) if place else ""
     catalogues: dict[str, Catalogue[Any]] = {
         "task": tasks_of(registry),
+        "cell": cells_of(registry),
         "quantizer": registry.quantizers,
         "normalizer": registry.normalizers,
         "state_quantizer": registry.quantizers,

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from qlstm_bench.config import ConfigError, RunConfig
-from qlstm_core import GRU, LSTM, FactorizedLSTM, GroupedLSTM, InitialState, RecurrentLayer
+from qlstm_core import InitialState, RecurrentLayer, layer_by_name
 from qlstm_core.init import INITIALIZERS
 from qlstm_core.plugins import PluginError
-
-CELLS: dict[str, Callable[..., RecurrentLayer]] = {
-    "lstm": LSTM,
-    "gru": GRU,
-    "f-lstm": FactorizedLSTM,
-    "g-lstm": GroupedLSTM,
-}
-"""The cell families by the names that users type."""
 
 
 def make_layer(
@@ -49,7 +40,8 @@ def make_layer(
     }
     apart = config.input_quantizer is not None and quantizer != "none"
     try:
-        layer = CELLS[config.cell](
+        layer = layer_by_name(
+            config.cell,
             input_size,
             config.hidden,
             config.layers,

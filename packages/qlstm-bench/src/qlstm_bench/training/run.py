@@ -16,6 +16,7 @@ from qlstm_bench.config import RunConfig
 from qlstm_bench.errors import BenchError, RunError
 from qlstm_bench.loggers import check_loggers
 from qlstm_bench.tasks import Task, tasks_of
+from qlstm_bench.tasks.cells import cell_settings, check_cell
 from qlstm_bench.training.folder import FINISHED, Run, check_writable
 from qlstm_bench.training.loop import Listener, Training
 from qlstm_bench.training.optimizer import check_curvature, make_optimizer
@@ -102,8 +103,9 @@ class Outcome:
 def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     """Return complete settings and their task, not yet prepared.
 
-    The task's defaults fill what ``settings`` leaves out; the names of task, quantizers and normaliser get
-    their one spelling; an object given as ``data`` goes to the task, and its type's name into the settings.
+    The task's defaults fill what ``settings`` leaves out; the names of task, cell, quantizers and normaliser
+    get their one spelling; an object given as ``data`` goes to the task, and its type's name into the
+    settings.
 
     Raises:
         ConfigError, PluginError: a setting or name that does not fit.
@@ -123,7 +125,8 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     if "data" in merged and not isinstance(merged["data"], str):
         task.given_data = merged["data"]
         merged["data"] = f"object of type {type(task.given_data).__name__}"
-    config = RunConfig.build(merged)
+    config = RunConfig.build(merged | cell_settings(merged))
+    check_cell(config)
     check_curvature(config)
     check_data_start(config)
     return config, task

@@ -1,5 +1,6 @@
 """The cell families."""
 
+from qlstm_core.layers.by_name import cells_of, layer_by_name
 from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.factorized import FactorizedLSTM
 from qlstm_core.layers.grouped import GroupedLSTM
@@ -25,6 +26,8 @@ __all__ = [
     "RecurrentLayer",
     "Route",
     "StateTrace",
+    "cells_of",
+    "layer_by_name",
     "readable_loop",
     "record_states",
 ]

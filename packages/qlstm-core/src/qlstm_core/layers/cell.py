@@ -7,14 +7,19 @@ its step.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Step = Callable[..., tuple[Tensor, ...]]
-"""``step(x, r, *state) -> state``: one time step; a cell with a state c also takes ``norm_cell=``."""
+"""``step(x, r, *state) -> state``: one time step, without ``r`` where there is no recurrent matrix.
+
+A step that normalises its state c also takes ``norm_cell=``.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,18 +29,28 @@ class Cell:
     Args:
         name: of the equations, for messages and files.
         gates: a letter for each gate, in the order of the weights' rows.
-        states: names of the states, each one letter: first ``"h"``, which the recurrent weight multiplies and
-            which is the output; ``"c"`` if there is a cell state of ``hidden`` features.
+        states: names of the states: first ``"h"``, which is the output and which the recurrent weight
+            multiplies, of ``hidden`` features, or of the projection's; then those of any others, of
+            ``hidden`` features, such as a cell state ``"c"``.
         step: one time step, as :data:`Step` has it. ``x``, ``N(W_x x_t) + b``, and ``r``, ``N(W_h h_{t−1})``,
-            are ``(batch, gates, hidden)``, the states ``(batch, features)``.
-        operator: torch's own operator for whole sequences of this cell, such as ``torch.lstm``; ``None``
-            where there is none. Two cells that differ in it alone are equal.
+            are ``(batch, gates, hidden)``, the states ``(batch, features)``. It returns the new states, h
+            before any projection.
+        operator: a function for whole sequences of this cell, with a gradient of its own, called as
+            ``torch.lstm`` and ``torch.gru`` are; ``None`` where there is none. Two cells that differ in it
+            alone are equal.
         separate: letters of the gates whose two sides the step does more with than add them, so that their
             two biases do not fold into one.
         candidate: letter of the gate that proposes the new state, whose recurrent matrix may start from the
             identity; ``""`` where there is none.
         forget: letter of the gate that keeps the old cell state where it is open, whose bias may start from
             1; ``""`` where there is none.
+        recurrent: whether the gates depend on h_{t−1} through a matrix. Without, the layer has no recurrent
+            weight, and the step takes no ``r``.
+        projection: whether h may be projected: the step does nothing with h_{t−1} itself, whose features are
+            then not those of the gates.
+
+    Raises:
+        ValueError, TypeError: a field that does not fit, naming it.
     """
 
     name: str
@@ -46,17 +61,60 @@ class Cell:
     separate: str = ""
     candidate: str = ""
     forget: str = ""
+    recurrent: bool = True
+    projection: bool = False
 
     def __post_init__(self) -> None:
-        if not self.gates or len(set(self.gates)) != len(self.gates):
-            raise ValueError(f"gates must be different letters, one a gate, got {self.gates!r}")
-        if self.states[:1] != ("h",) or self.states[1:] not in ((), ("c",)):
-            raise ValueError(f"states must be ('h',) or ('h', 'c'), got {self.states!r}")
+        title = f"cell {self.name!r}"
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
+            raise ValueError(f"{title}: name must be printable text, such as 'lstm'")
+        if not isinstance(self.gates, str) or not self.gates or len(set(self.gates)) != len(self.gates):
+            raise ValueError(f"{title}: gates must be different letters, one a gate, got {self.gates!r}")
+        states = self.states
+        if not isinstance(states, tuple) or not all(isinstance(s, str) and s.isidentifier() for s in states):
+            raise TypeError(f"{title}: states must be a tuple of names such as ('h', 'c'), got {states!r}")
+        if states[:1] != ("h",) or len(set(states)) != len(states):
+            raise ValueError(f"{title}: states must be 'h', the output, and then others, got {states!r}")
         if not set(self.separate) <= set(self.gates):
-            raise ValueError(f"separate must name gates of {self.gates!r}, got {self.separate!r}")
+            raise ValueError(f"{title}: separate must name gates of {self.gates!r}, got {self.separate!r}")
         for name, letter in (("candidate", self.candidate), ("forget", self.forget)):
             if letter and (len(letter) > 1 or letter not in self.gates):
-                raise ValueError(f"{name} must be one of the gates {self.gates!r}, got {letter!r}")
+                raise ValueError(f"{title}: {name} must be one of the gates {self.gates!r}, got {letter!r}")
+        if self.operator is not None and not self.recurrent:
+            raise ValueError(f"{title}: an operator is called with a recurrent weight, and there is none")
+        if not callable(self.step):
+            raise TypeError(f"{title}: step must be a function, got {self.step!r}")
+        _check_signature(self)
+
+    @property
+    def normalizes_state(self) -> bool:
+        """Whether there is a cell state c, and the step takes a normaliser for it."""
+        return "c" in self.states and _takes(self.step, *self._arguments, norm_cell=None)
+
+    @property
+    def _arguments(self) -> tuple[str, ...]:
+        """What a step is called with."""
+        return ("x", "r", *self.states) if self.recurrent else ("x", *self.states)
+
+
+def _check_signature(cell: Cell) -> None:
+    """Raise TypeError for a step that cannot be called with its arguments."""
+    expected = cell._arguments
+    if not _takes(cell.step, *expected):
+        raise TypeError(
+            f"cell {cell.name!r}: its step must take ({', '.join(expected)}), "
+            f"got {inspect.signature(cell.step)}"
+        )
+
+
+def _takes(step: Step, *arguments: Any, **keywords: Any) -> bool:
+    try:
+        inspect.signature(step).bind(*arguments, **keywords)
+    except TypeError:
+        return False
+    except ValueError:  # written in C: it has no signature
+        return True
+    return True
 
 
 def lstm_step(
@@ -100,6 +158,7 @@ LSTM_CELL = Cell(
     operator=torch.lstm,
     candidate="g",
     forget="f",
+    projection=True,
 )
 """Input, forget, cell and output gate, in torch's order."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numbers
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qlstm_core.layers.border import is_readable
+from qlstm_core.layers.cell import Cell
 
 TOKEN_DTYPES = frozenset({torch.int64, torch.int32})
 """Dtypes of an input that stands for one-hot vectors."""
@@ -74,8 +76,9 @@ def check_dimensions(family: str, x: Tensor, state: Sequence[Tensor] | None, fea
     if state is not None and any(s.dim() != dims for s in state):
         kind = f"{'batched 3-D' if batched else 'unbatched 2-D'} input"
         if len(state) > 1:
+            states = "hx and cx" if len(state) == 2 else f"the {len(state)} states"
             found = ", ".join(f"{s.dim()}-D" for s in state)
-            raise RuntimeError(f"For {kind}, hx and cx should also be {dims}-D but got ({found}) tensors")
+            raise RuntimeError(f"For {kind}, {states} should also be {dims}-D but got ({found}) tensors")
         raise RuntimeError(f"For {kind}, hx should also be {dims}-D but got {state[0].dim()}-D tensor")
     return batched
 
@@ -170,4 +173,41 @@ def check_state(
                 "Input and hidden tensors are not the same dtype, "
                 f"found input tensor with {dtype} and hidden tensor with {given.dtype}. "
                 f"Convert state: state.to({dtype})"
+            )
+
+
+def check_states(cell: Cell, new: Any, before: Sequence[Tensor], gates: Tensor) -> None:
+    """Check what a cell's step returned: as many states as the cell names, of the form of those before.
+
+    What is recorded or wrapped passes unchecked.
+
+    Args:
+        cell: whose step it was.
+        new: what it returned.
+        before: the states that it was given, ``(batch, features)``.
+        gates: the pre-activations that it was given, ``(batch, gates, hidden)``; h is of ``hidden`` features
+            until it is projected.
+
+    Raises:
+        TypeError: no tuple of tensors.
+        ValueError: another number of states, or a state of another shape, device or, without autocast, dtype.
+    """
+    if not is_readable(gates):
+        return
+    title = f"cell {cell.name!r}: its step returned"
+    if not isinstance(new, tuple) or not all(isinstance(state, Tensor) for state in new):
+        found = [type(state).__name__ for state in new] if isinstance(new, tuple) else type(new).__name__
+        raise TypeError(f"{title} {found}, expected a tuple of tensors ({', '.join(cell.states)},)")
+    if len(new) != len(cell.states):
+        raise ValueError(f"{title} {len(new)} states, expected {len(cell.states)}: {', '.join(cell.states)}")
+    for name, state, old in zip(cell.states, new, before, strict=True):
+        shape = gates[:, 0].shape if name == "h" else old.shape
+        if (
+            state.shape != shape
+            or state.device != old.device
+            or (state.dtype != old.dtype and not torch._C._is_any_autocast_enabled())
+        ):
+            raise ValueError(
+                f"{title} {name} of shape {tuple(state.shape)} in {state.dtype} on {state.device}, "
+                f"expected {tuple(shape)} in {old.dtype} on {old.device}"
             )

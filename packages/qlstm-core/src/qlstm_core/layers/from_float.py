@@ -112,7 +112,8 @@ class TorchTwin(RecurrentLayer):
             ValueError: what torch's layer cannot compute: layer normalisation, statistics for each step,
                 a normalised cell state, a quantized state.
         """
-        if self.twin is None:
+        family: Any = self.twin
+        if family is None:
             raise TypeError(_no_twin(type(self)))
         training = self.training
         self.eval()
@@ -136,13 +137,15 @@ class TorchTwin(RecurrentLayer):
                     values[f"weight_hr{suffix}"] = prepared.projection
         finally:
             self.train(training)
-        bias = self.bias or any(bool(values[name].any()) for name in values if name.startswith("bias"))
-        twin = self.twin(
-            self.input_size, self.hidden_size, self.num_layers, bias, self.batch_first,
+        biased = self.bias or any(bool(values[name].any()) for name in values if name.startswith("bias"))
+        twin: nn.RNNBase = family(
+            self.input_size, self.hidden_size, self.num_layers, biased, self.batch_first,
             bidirectional=self.bidirectional, device="meta", dtype=self.dtype,
             **({"proj_size": self.proj_size} if self.proj_size else {}),
         )  # fmt: skip
-        kept = {name: value.clone() for name, value in values.items() if bias or not name.startswith("bias")}
+        kept = {
+            name: value.clone() for name, value in values.items() if biased or not name.startswith("bias")
+        }
         twin.load_state_dict(kept, assign=True)
         twin.dropout = self.dropout
         for name, parameter in twin.named_parameters():
@@ -161,7 +164,7 @@ class TorchTwin(RecurrentLayer):
                 obstacle = f"normalizer {self.labels['normalizer']!r}"
         if obstacle:
             raise ValueError(
-                f"{type(self).__name__}.to_float: torch.nn.{self.twin.__name__} cannot compute {obstacle}; "
+                f"{type(self).__name__}.to_float: torch's layer cannot compute {obstacle}; "
                 "weight and batch-shared normalisation can be folded into weights"
             )
 
@@ -251,11 +254,10 @@ def fit_normalizers_(layer: RecurrentLayer, reference: RecurrentLayer, data: Bat
 
 
 def _batches(data: Batch | Iterable[Batch]) -> Iterator[tuple[Any, Any]]:
-    single = isinstance(data, Tensor | PackedSequence | tuple)
-    for batch in [data] if single else data:
+    batches: Iterable[Any] = [data] if isinstance(data, Tensor | PackedSequence | tuple) else data
+    for batch in batches:
         pair = isinstance(batch, tuple) and not isinstance(batch, PackedSequence)
-        input, state = batch if pair else (batch, None)
-        yield input, state
+        yield (batch[0], batch[1]) if pair else (batch, None)
 
 
 def _traces(reference: RecurrentLayer, batches: list[tuple[Any, Any]]) -> Iterator[StateTrace]:
@@ -278,7 +280,7 @@ def _quantized(layer: RecurrentLayer, trace: StateTrace) -> Iterator[tuple[str, 
         ("hh", prepared.recurrent, trace.prepared.recurrent, trace.received()),
     ):
         norm = _fittable(layer, side + suffix)
-        if norm is not None:
+        if norm is not None and own is not None and float_map is not None:
             yield side + suffix, norm, [(own(x), float_map(x)) for x in inputs][::order]
     norm = _fittable(layer, "cell" + suffix)
     if norm is not None:

@@ -35,7 +35,7 @@ class InitialState(nn.Module):
 
     Attributes:
         h_0: ``(layers · directions, 1, out)``.
-        c_0: ``(layers · directions, 1, hidden)``, of cells that have a cell state.
+        c_0: ``(layers · directions, 1, hidden)``, of cells that have a cell state; likewise for others.
 
     Raises:
         ValueError: noise that is not finite, or below 0.
@@ -52,10 +52,10 @@ class InitialState(nn.Module):
         self.noise_in_eval = noise_in_eval
         weight = next(layer.parameters())
         cells = layer.num_layers * layer.num_directions
-        sizes = {"h": layer.output_size, "c": layer.hidden_size}
         self._names = tuple(f"{state}_0" for state in layer.cell.states)
         for state in layer.cell.states:
-            self.register_parameter(f"{state}_0", nn.Parameter(weight.new_zeros(cells, 1, sizes[state])))
+            size = layer.output_size if state == "h" else layer.hidden_size
+            self.register_parameter(f"{state}_0", nn.Parameter(weight.new_zeros(cells, 1, size)))
 
     def forward(self, batch: int) -> Any:
         """Return the ``hx`` of so many sequences: each ``(layers · directions, batch, features)``."""

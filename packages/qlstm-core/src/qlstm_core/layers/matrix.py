@@ -23,7 +23,7 @@ class _Matrix(QuantizedLayer):
         quantizer: this layer's own copy. Layers that share a weight share it too.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     quantizer: Quantizer
 
     def _quantize_by(self, quantizer: QuantizerLike) -> None:
@@ -132,7 +132,8 @@ class Linear(_Matrix, nn.Linear):
             quantizer: as for a new layer.
         """
         sizes = (layer.in_features, layer.out_features, layer.bias is not None)
-        return _from_float(cls(*sizes, device="meta", dtype=layer.weight.dtype), layer, quantizer)
+        new: Self = _from_float(cls(*sizes, device="meta", dtype=layer.weight.dtype), layer, quantizer)
+        return new
 
     def to_float(self) -> nn.Linear:
         """Return a torch.nn.Linear that computes the same: its weight is Q(W)."""
@@ -203,11 +204,13 @@ class Embedding(_Matrix, nn.Embedding):
             layer: torch's layer.
             quantizer: as for a new layer.
         """
-        return _from_float(cls(*_embedding_settings(layer), device="meta"), layer, quantizer)
+        new: Self = _from_float(cls(**_embedding_settings(layer)), layer, quantizer)
+        return new
 
     def to_float(self) -> nn.Embedding:
         """Return a torch.nn.Embedding that computes the same: its weight is Q(W)."""
-        return self._as_float(nn.Embedding(*_embedding_settings(self), device="meta"))  # type: ignore[no-any-return]
+        twin: nn.Embedding = self._as_float(nn.Embedding(**_embedding_settings(self)))
+        return twin
 
     def quantized_weight(self) -> Tensor:
         """Return Q(W), ``(num_embeddings, embedding_dim)``, with the padding's row in full precision."""
@@ -236,11 +239,9 @@ class Embedding(_Matrix, nn.Embedding):
         return self.quantizer.storage_bytes(1, self.num_embeddings, self.embedding_dim) + padding
 
 
-def _embedding_settings(layer: nn.Embedding) -> tuple[Any, ...]:
-    return (
-        layer.num_embeddings, layer.embedding_dim, layer.padding_idx, layer.max_norm, layer.norm_type,
-        layer.scale_grad_by_freq, layer.sparse,
-    )  # fmt: skip
+def _embedding_settings(layer: nn.Embedding) -> dict[str, Any]:
+    names = ("num_embeddings", "embedding_dim", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq")
+    return {name: getattr(layer, name) for name in (*names, "sparse")} | {"device": "meta"}
 
 
 def _from_float(layer: Any, source: nn.Module, quantizer: QuantizerLike) -> Any:

@@ -147,7 +147,7 @@ def norm_obstacle(norm: Normalizer, prepared: PreparedCell) -> str | None:
         return "has hooks"
     if norm.statistics == "batch" and not norm.centered:
         return "does not centre over the batch"
-    dtype, (segments, units) = prepared.recurrent.dtype, prepared.recurrent.shape
+    dtype, (segments, units) = prepared.input.dtype, prepared.input.shape
     shape = (prepared.groups if norm is prepared.norm_cell else segments, units)
     for name in ("gain", "bias", "running_mean", "running_var"):
         tensor, expected = getattr(norm, name, None), torch.Size(shape)

@@ -18,7 +18,7 @@ class PreparedCell:
 
     Args:
         cell: its equations.
-        input, recurrent: linear maps with quantized weights.
+        input, recurrent: linear maps with quantized weights; no recurrent one of a cell that has none.
         bias_ih, bias_hh: ``(gates, rows)``, added after normalisation.
         norm_ih, norm_hh, norm_cell: normalisers that act on activations, else ``None``.
         projection: ``(proj, hidden)``: ``h = W_hr h``.
@@ -28,7 +28,7 @@ class PreparedCell:
 
     cell: Cell
     input: LinearMap
-    recurrent: LinearMap
+    recurrent: LinearMap | None
     bias_ih: Tensor | None = None
     bias_hh: Tensor | None = None
     norm_ih: Normalizer | None = None
@@ -51,11 +51,10 @@ class StateTrace:
         input: what it received, the rows of all steps one after the other, ``(Σ batch_sizes, features)``, or
             tokens.
         batch_sizes: how many sequences are alive at each time step.
-        h: one ``(live batch, hidden or proj)`` tensor per time step, in order of time; what the next step
-            receives.
-        c: the same for the cell state, ``(live batch, hidden)``; empty for cells that have none.
+        states: by the names that the cell gives them, one ``(live batch, hidden or proj)`` tensor per time
+            step, in order of time; what the next step receives.
         x: the same for the input's side of the gates, N(W_x x_t) + b, ``(live batch, gates, hidden)``.
-        r: the same for the recurrent side, N(W_h h_{t−1}) + b.
+        r: the same for the recurrent side, N(W_h h_{t−1}) + b; empty for cells that have none.
     """
 
     layer: int
@@ -64,10 +63,35 @@ class StateTrace:
     initial: tuple[Tensor, ...]
     input: Tensor
     batch_sizes: list[int]
-    h: list[Tensor] = field(default_factory=list)
-    c: list[Tensor] = field(default_factory=list)
+    states: dict[str, list[Tensor]] = field(init=False)
     x: list[Tensor] = field(default_factory=list)
     r: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.states = {name: [] for name in self.prepared.cell.states}
+
+    @property
+    def h(self) -> list[Tensor]:
+        """The hidden state of each step, ``(live batch, hidden or proj)``."""
+        return self.states["h"]
+
+    @property
+    def c(self) -> list[Tensor]:
+        """The cell state of each step, ``(live batch, hidden)``; empty for cells that have none."""
+        return self.states.get("c", [])
+
+    def keep(self, x: Tensor, r: Tensor | None, state: tuple[Tensor, ...]) -> None:
+        """Add what one more step computed."""
+        self.x.append(x)
+        if r is not None:
+            self.r.append(r)
+        for values, value in zip(self.states.values(), state, strict=True):
+            values.append(value)
+
+    def reverse(self) -> None:
+        """Put steps that were taken from the last to the first into the order of time."""
+        for values in (self.x, self.r, *self.states.values()):
+            values.reverse()
 
     def received(self) -> list[Tensor]:
         """Return the h that each time step received from the one processed before it, ``(live batch, …)``."""

@@ -104,8 +104,9 @@ def _tensors(prepared: PreparedCell, x: Tensor, state: tuple[Tensor, ...]) -> It
     """Yield all that a layer in one direction computes with."""
     yield x
     yield from state
-    linears = (*vars(prepared.input).values(), *vars(prepared.recurrent).values())
-    for value in (prepared.bias_ih, prepared.bias_hh, prepared.projection, *linears):
+    linears = [linear for linear in (prepared.input, prepared.recurrent) if linear is not None]
+    weights = [value for linear in linears for value in vars(linear).values()]
+    for value in (prepared.bias_ih, prepared.bias_hh, prepared.projection, *weights):
         if isinstance(value, Tensor):
             yield value
     for norm in (prepared.norm_ih, prepared.norm_hh, prepared.norm_cell):
@@ -147,7 +148,7 @@ def _fused_obstacle(
     prepared: PreparedCell, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int]
 ) -> str | None:
     """Return why the fused route does not compute the same."""
-    dtype = prepared.recurrent.dtype
+    dtype = prepared.input.dtype
     if prepared.state_quantizer is not None:
         return "the state is quantized"
     if prepared.cell not in FUSED_CELLS:

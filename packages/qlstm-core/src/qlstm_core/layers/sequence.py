@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.layers.border import check_result
+from qlstm_core.layers.checks import check_states
 from qlstm_core.layers.linear import Dense
 from qlstm_core.layers.prepared import PreparedCell, StateTrace
 
@@ -59,18 +60,15 @@ def run_loop(
         )
         outputs[t] = new[0]
         if trace is not None:
-            kept = (trace.x, trace.r, trace.h, trace.c)
-            for values, value in zip(kept, (gates_x, gates_h, *new), strict=False):
-                values.append(value)
+            trace.keep(gates_x, gates_h, new)
     if trace is not None and reverse:
-        for values in (trace.x, trace.r, trace.h, trace.c):
-            values.reverse()
+        trace.reverse()
     return torch.cat(outputs), state
 
 
 def run_step(
     prepared: PreparedCell, gates_x: Tensor, state: tuple[Tensor, ...], count: int
-) -> tuple[tuple[Tensor, ...], Tensor]:
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Run a cell for one time step.
 
     Args:
@@ -80,14 +78,28 @@ def run_step(
         count: number of steps before this one.
 
     Returns:
-        The new state, and the recurrent side of the gates, N(W_h h_{t−1}) + b, ``(batch, gates, hidden)``.
+        The new state, and the recurrent side of the gates, N(W_h h_{t−1}) + b, ``(batch, gates, hidden)``;
+        ``None`` where the cell has none.
+
+    Raises:
+        TypeError, ValueError: a step that returns something else than the cell's states.
     """
-    h = state[0] if prepared.state_quantizer is None else quantize_state(prepared.state_quantizer, state[0])
-    gates_h = _side(prepared.recurrent(h), prepared.norm_hh, prepared.bias_hh, count, prepared.groups)
-    new = prepared.cell.step(gates_x, gates_h, *state, **_cell_normalizer(prepared, count))
+    gates_h = _recurrent_side(prepared, state[0], count)
+    sides = (gates_x,) if gates_h is None else (gates_x, gates_h)
+    new = prepared.cell.step(*sides, *state, **_cell_normalizer(prepared, count))
+    check_states(prepared.cell, new, state, gates_x)
     if prepared.projection is not None:
         new = (F.linear(new[0], prepared.projection), *new[1:])
     return new, gates_h
+
+
+def _recurrent_side(prepared: PreparedCell, h: Tensor, count: int) -> Tensor | None:
+    """Return N(W_h h_{t−1}) + b, ``(batch, gates, hidden)``, if the cell has a recurrent matrix."""
+    if prepared.recurrent is None:
+        return None
+    if prepared.state_quantizer is not None:
+        h = quantize_state(prepared.state_quantizer, h)
+    return _side(prepared.recurrent(h), prepared.norm_hh, prepared.bias_hh, count, prepared.groups)
 
 
 def _side(

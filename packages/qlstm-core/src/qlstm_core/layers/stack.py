@@ -13,6 +13,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers.border import record_call
+from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.checks import check_device, check_features, check_state, check_tokens
 from qlstm_core.layers.fused import run_fused
 from qlstm_core.layers.prepared import PreparedCell, StateTrace
@@ -31,6 +32,14 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
 
     _traces: list[StateTrace] | None = None
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Refuse a family whose cell is none, where it is defined."""
+        super().__init_subclass__(**keywords)
+        if not isinstance(getattr(cls, "cell", None), Cell | None):
+            raise TypeError(
+                f"{cls.__name__}.cell must be a Cell(name, gates, states, step), got {cls.cell!r}"
+            )
+
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """Run the layer over a sequence; inputs, outputs and errors as torch's module of the same name.
 
@@ -38,7 +47,8 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
             input: ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``), ``(T, input_size)``
                 unbatched, a ``PackedSequence``, or integer tokens (int32 or int64) without the last
                 dimension.
-            hx: initial state: ``(h_0, c_0)`` for an LSTM, ``h_0`` for a GRU; zeros when ``None``.
+            hx: initial state: ``(h_0, c_0)`` for an LSTM, ``h_0`` for a GRU, in general the tuple of the
+                cell's states, or the one that it has; zeros when ``None``.
 
         Returns:
             Output of the last layer, and the final state.
@@ -64,8 +74,8 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
 
     def _initial_state(self, x: Tensor, state: tuple[Tensor, ...] | None, batch: int) -> tuple[Tensor, ...]:
         cells = self.num_layers * self.num_directions
-        sizes = {"h": self.output_size, "c": self.hidden_size}
-        shapes = [(cells, batch, sizes[name]) for name in self.cell.states]
+        sizes = [self.output_size if name == "h" else self.hidden_size for name in self.cell.states]
+        shapes = [(cells, batch, size) for size in sizes]
         dtype = x.dtype if x.is_floating_point() else self.dtype
         if state is None:
             return tuple(x.new_zeros(shape, dtype=dtype) for shape in shapes)
@@ -159,7 +169,7 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
 
 @contextmanager
 def record_states(layer: RecurrentLayer) -> Iterator[list[StateTrace]]:
-    """Keep every state h_t and c_t and the gates of ``layer``'s forward calls, connected to the graph.
+    """Keep every state (h_t, c_t) and the gates of ``layer``'s forward calls, connected to the graph.
 
     While active the layer runs its readable loop, whatever faster route it would take. Gradients with respect
     to the kept states are those through time::

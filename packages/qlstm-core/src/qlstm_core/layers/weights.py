@@ -76,12 +76,15 @@ class WeightedLayer(QuantizedLayer):
             raise TypeError(f"tokens must be True or False, got {tokens!r}")
         self.tokens = tokens
 
+        _check_cell(self)
         self.check_sizes()
         keys = tuple(self.matrix_shapes(0))
+        sides = ("ih", "hh") if self.cell.recurrent else ("ih",)
         quantizers = resolve_each("quantizer", quantizer, keys, [k for k in keys if k != "hr"])
-        normalizers = resolve_each("normalizer", normalizer, ("ih", "hh"), ["ih", "hh"])
+        normalizers = resolve_each("normalizer", normalizer, sides, list(sides))
         state_template = resolve("quantizer", state_quantizer)
-        if normalizers["hh"].cell and "c" not in self.cell.states:
+        of_state = normalizers[sides[-1]]
+        if of_state.cell and not self.cell.normalizes_state:
             raise ValueError(f"{type(self).__name__} has no cell state to normalise: leave cell=true out")
         self.labels = labels(quantizer=quantizer, normalizer=normalizer, state_quantizer=state_quantizer)
         self.normalized = any(not isinstance(n, NoNormalizer) for n in normalizers.values())
@@ -106,8 +109,8 @@ class WeightedLayer(QuantizedLayer):
                 if not isinstance(normalizer_template, NoNormalizer):
                     first = key == "ih" and layer == 0
                     self.normalizers[key + suffix] = _placed(normalizer_template, key, tokens and first)
-            if normalizers["hh"].cell:
-                self.normalizers["cell" + suffix] = _placed(normalizers["hh"], "cell", False)
+            if of_state.cell:
+                self.normalizers["cell" + suffix] = _placed(of_state, "cell", False)
             if not isinstance(state_template, NoQuantizer):
                 self.state_quantizers["state" + suffix] = copy.deepcopy(state_template)
         self.reset_parameters()
@@ -120,9 +123,10 @@ class WeightedLayer(QuantizedLayer):
     def matrix_shapes(self, layer: int) -> dict[str, MatrixShape]:
         """Return the quantizable weights of one layer and direction: key → ``(gates, rows, cols)``."""
         gates, hidden = len(self.cell.gates), self.hidden_size
+        recurrent = {"hh": (gates, hidden, self.output_size)} if self.cell.recurrent else {}
         return {
             "ih": (gates, hidden, self.layer_input_size(layer)),
-            "hh": (gates, hidden, self.output_size),
+            **recurrent,
             **self.projection_shapes(),
         }
 
@@ -143,10 +147,11 @@ class WeightedLayer(QuantizedLayer):
 
     @property
     def bias_names(self) -> tuple[str, ...]:
-        """The biases of each layer and direction: torch's two, or one where there is a normaliser."""
+        """The biases of each layer and direction: torch's two, or one with a normaliser or without ``hh``."""
         if not self.bias:
             return ()
-        return ("bias_ih",) if self.normalized else ("bias_ih", "bias_hh")
+        alone = self.normalized or not self.cell.recurrent
+        return ("bias_ih",) if alone else ("bias_ih", "bias_hh")
 
     def initial_bound(self, name: str) -> float:
         """Return b, for a parameter drawn from U(−b, b)."""
@@ -322,7 +327,9 @@ class WeightedLayer(QuantizedLayer):
         return PreparedCell(
             cell=self.cell,
             input=self.linear_map("ih", layer, weights, reweighting.get("ih")),
-            recurrent=self.linear_map("hh", layer, weights, reweighting.get("hh")),
+            recurrent=self.linear_map("hh", layer, weights, reweighting.get("hh"))
+            if self.cell.recurrent
+            else None,
             bias_ih=biases[0] if biases else None,
             bias_hh=biases[1] if len(biases) == 2 else None,
             norm_ih=acting.get("ih"),
@@ -413,3 +420,15 @@ def _placed(template: Normalizer, side: str, tokens: bool) -> Normalizer:
     normalizer = copy.deepcopy(template)
     normalizer.side, normalizer.tokens = side, tokens
     return normalizer
+
+
+def _check_cell(layer: WeightedLayer) -> None:
+    """Raise for a family without cell, and for a projection that its cell cannot have."""
+    name = type(layer).__name__
+    if not isinstance(getattr(layer, "cell", None), Cell):
+        raise TypeError(f"{name} has no cell: write cell = Cell(name, gates, states, step) in the class")
+    if layer.proj_size and not layer.cell.projection:
+        raise ValueError(
+            f"{name} has no projection, since cell {layer.cell.name!r} does not declare one: "
+            f"proj_size must be 0, got {layer.proj_size}"
+        )

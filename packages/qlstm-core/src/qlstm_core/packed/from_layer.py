@@ -82,8 +82,8 @@ def _check_family(layer: RecurrentLayer) -> None:
         )
     if layer.cell not in PACKED_CELLS.values():
         raise TypeError(
-            f"{type(layer).__name__} has the cell {layer.cell.name!r}, which the kernels do not know; "
-            f"they know {' and '.join(PACKED_CELLS)}"
+            f"cell {layer.cell.name!r} of {type(layer).__name__} cannot be packed yet: "
+            f"the kernels know the cells {' and '.join(PACKED_CELLS)}"
         )
 
 
@@ -109,6 +109,7 @@ def _cell(layer: RecurrentLayer, index: int, direction: int) -> PackedCell:
     dense = layer.quantized_weights(index, direction)
     matrices = {key: _matrix(layer, key, suffix, weight) for key, weight in dense.items()}
     factors = {}
+    assert prepared.recurrent is not None
     for key, linear in (("ih", prepared.input), ("hh", prepared.recurrent)):
         reweighted = key + suffix in layer.normalizers and acts_on_weights(_norm(layer, key + suffix))
         factor = _row_factor(layer, key, linear, dense, reweighted)

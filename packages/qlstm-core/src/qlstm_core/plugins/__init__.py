@@ -11,13 +11,21 @@ from qlstm_core.plugins.errors import (
 from qlstm_core.plugins.markers import PROJECT, hookimpl, hookspec
 from qlstm_core.plugins.plugin_state import PluginRecord
 from qlstm_core.plugins.registry import Registry, registry
-from qlstm_core.plugins.specs import API_VERSION, KernelSpec, NormalizerSpec, QuantizerSpec, Spec
+from qlstm_core.plugins.specs import (
+    API_VERSION,
+    CellSpec,
+    KernelSpec,
+    NormalizerSpec,
+    QuantizerSpec,
+    Spec,
+)
 
 __all__ = [
     "API_VERSION",
     "PROJECT",
     "AmbiguousNameError",
     "Catalogue",
+    "CellSpec",
     "KernelSpec",
     "NormalizerSpec",
     "OptionError",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from qlstm_core.plugins.discovery import normalize
@@ -17,7 +18,7 @@ from qlstm_core.plugins.errors import (
     message_of,
     suggest,
 )
-from qlstm_core.plugins.options import format_options, parse_options, split_options
+from qlstm_core.plugins.options import format_options, option_parameters, parse_options, split_options
 from qlstm_core.plugins.specs import API_VERSION, Spec
 
 S = TypeVar("S", bound=Spec)
@@ -55,12 +56,20 @@ class Catalogue(Generic[S]):
         kind: what one entry is called, in the singular; used in messages.
         product: the type that a factory must return.
         offers: returns what every plugin gives; the registry's, which asks each plugin once.
+        arguments: the parameters of a factory that are no options: whoever builds the thing gives them.
     """
 
-    def __init__(self, kind: str, product: type, offers: Callable[[], list[Offer[S]]]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        product: type,
+        offers: Callable[[], list[Offer[S]]],
+        arguments: Collection[str] = (),
+    ) -> None:
         self.kind = kind
         self._product = product
         self._offers = offers
+        self._arguments = arguments
 
     def get(self, name: str) -> S:
         """Return the spec called ``name``.
@@ -107,6 +116,26 @@ class Catalogue(Generic[S]):
             )
         return built
 
+    def factory(self, text: str) -> Callable[..., Any]:
+        """Return what builds the thing that ``text`` describes, its options given and its arguments not.
+
+        Raises:
+            UnknownNameError, AmbiguousNameError: as :meth:`get`.
+            OptionError: an option that the factory does not have, or a value of another type.
+            PluginError: a factory that cannot be imported, or a class of another kind.
+        """
+        *_, factory, options = self._resolve(text)
+        return partial(factory, **options) if options else factory
+
+    def options(self, name: str) -> list[str]:
+        """Return the names of the options of what is called ``name``.
+
+        Raises:
+            PluginError: as :meth:`factory`.
+        """
+        offer, spec = self._find(name)
+        return list(option_parameters(self._load(offer, spec), self._arguments)[0])
+
     def canonical(self, text: str) -> str:
         """Return the one spelling of ``text``: no alias, options in alphabetical order, defaults left out.
 
@@ -114,22 +143,16 @@ class Catalogue(Generic[S]):
             PluginError: as :meth:`create`, except for what only the factory itself would find.
         """
         name, _, _, factory, options = self._resolve(text)
-        return name + format_options(factory, options)
+        return name + format_options(factory, options, self._arguments)
 
     def _resolve(self, text: str) -> tuple[str, Offer[S], S, Callable[..., Any], dict[str, Any]]:
         if not isinstance(text, str):
-            raise PluginError(f"{self.kind} must be a name such as {self.kind}='none', got {text!r}")
+            raise PluginError(f"{self.kind} must be a name, as text, got {text!r}")
         name, given = split_options(text)
         offer, spec = self._find(name)
+        factory = self._load(offer, spec)
         try:
-            factory = spec.load()
-        except BaseException as error:
-            raise PluginError(
-                f"{self.kind} {spec.name!r} of {offer.title} cannot be loaded from {spec.factory!r}: "
-                f"{blame(error)}"
-            ) from error
-        try:
-            options = parse_options(factory, given, f"{self.kind} {spec.name!r}")
+            options = parse_options(factory, given, f"{self.kind} {spec.name!r}", self._arguments)
         except OptionError:
             raise
         except BaseException as error:
@@ -138,6 +161,21 @@ class Catalogue(Generic[S]):
             ) from error
         canonical = next(known for known, candidate in self._named() if candidate is spec)
         return canonical, offer, spec, factory, options
+
+    def _load(self, offer: Offer[S], spec: S) -> Callable[..., Any]:
+        try:
+            factory = spec.load()
+        except BaseException as error:
+            raise PluginError(
+                f"{self.kind} {spec.name!r} of {offer.title} cannot be loaded from {spec.factory!r}: "
+                f"{blame(error)}"
+            ) from error
+        if self._arguments and isinstance(factory, type) and not issubclass(factory, self._product):
+            raise PluginError(
+                f"{self.kind} {spec.name!r} of {offer.title}: its factory is the class {factory.__name__}, "
+                f"which is no {self._product.__name__}"
+            )
+        return factory
 
     def _find(self, name: str) -> tuple[Offer[S], S]:
         offers = self._offers()

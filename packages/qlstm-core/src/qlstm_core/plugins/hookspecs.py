@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from qlstm_core.plugins.markers import hookspec
-from qlstm_core.plugins.specs import KernelSpec, NormalizerSpec, QuantizerSpec
+from qlstm_core.plugins.specs import CellSpec, KernelSpec, NormalizerSpec, QuantizerSpec
 
 
 @hookspec
@@ -49,6 +49,28 @@ def qlstm_normalizers() -> Iterable[NormalizerSpec]:
         @hookimpl
         def qlstm_normalizers():
             yield NormalizerSpec(name="max", summary="divide by the largest magnitude", factory=MaxNorm)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_cells() -> Iterable[CellSpec]:
+    """Return the families of recurrent layers that the plugin provides; called once, at the first look-up.
+
+    Example::
+
+        from qlstm_core import Cell, RecurrentLayer
+        from qlstm_core.plugins import CellSpec, hookimpl
+
+        def step(x, r, h):
+            return ((x + r).squeeze(1).tanh(),)
+
+        class Elman(RecurrentLayer):
+            cell = Cell("elman", gates="n", states=("h",), step=step)
+
+        @hookimpl
+        def qlstm_cells():
+            yield CellSpec(name="elman", summary="one gate: h_t = tanh(W x_t + U h_{t-1} + b)", factory=Elman)
     """
     raise NotImplementedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from torch import nn
@@ -34,7 +34,9 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     return name.strip(), options
 
 
-def parse_options(factory: Callable[..., Any], given: Mapping[str, str], title: str) -> dict[str, Any]:
+def parse_options(
+    factory: Callable[..., Any], given: Mapping[str, str], title: str, arguments: Collection[str] = ()
+) -> dict[str, Any]:
     """Turn options as written into the factory's keyword arguments.
 
     ``true`` and ``false`` become bool, ``none`` None, digits int, then float, anything else str; of these,
@@ -44,11 +46,12 @@ def parse_options(factory: Callable[..., Any], given: Mapping[str, str], title: 
         factory: what will be called.
         given: options as written.
         title: what the factory builds, for messages, for example ``"quantizer 'bwn'"``.
+        arguments: as :func:`option_parameters`.
 
     Raises:
         OptionError: an unknown option, a value of the wrong type, or a required option that is missing.
     """
-    parameters, takes_any = _parameters(factory)
+    parameters, takes_any = option_parameters(factory, arguments)
     values: dict[str, Any] = {}
     for key, text in given.items():
         if key not in parameters and not takes_any:
@@ -72,15 +75,41 @@ def parse_options(factory: Callable[..., Any], given: Mapping[str, str], title: 
     return values
 
 
-def format_options(factory: Callable[..., Any], values: Mapping[str, Any]) -> str:
+def format_options(
+    factory: Callable[..., Any], values: Mapping[str, Any], arguments: Collection[str] = ()
+) -> str:
     """Return ``":key=value,…"`` in alphabetical order, leaving out what equals its default; maybe ``""``."""
-    parameters, _ = _parameters(factory)
+    parameters, _ = option_parameters(factory, arguments)
     items = [
         f"{key}={_spell(value)}"
         for key, value in sorted(values.items())
         if key not in parameters or not _equal(parameters[key].default, value)
     ]
     return ":" + ",".join(items) if items else ""
+
+
+def option_parameters(
+    factory: Callable[..., Any], arguments: Collection[str] = ()
+) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the parameters that are options, by name, and whether any other option may be given too.
+
+    Args:
+        factory: what will be called.
+        arguments: names of the parameters that are no options. A class with such parameters may hand on
+            ``**keywords`` to its bases: what these take are options too, and nothing else is.
+    """
+    if not arguments:
+        return _parameters(factory)
+    callables: list[Callable[..., Any]] = [factory]
+    if isinstance(factory, type):
+        callables = [cls for cls in factory.__mro__ if "__init__" in vars(cls)]
+    found: dict[str, inspect.Parameter] = {}
+    for one in callables:
+        named, hands_on = _parameters(one)
+        found = {**named, **found}
+        if not hands_on:
+            break
+    return {name: parameter for name, parameter in found.items() if name not in arguments}, False
 
 
 def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

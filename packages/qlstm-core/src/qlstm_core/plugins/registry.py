@@ -6,7 +6,7 @@ import inspect
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -60,7 +60,15 @@ class Registry:
             "qlstm_normalizers", NormalizerSpec, "normalizer", product=Normalizer
         )
 
-    def catalogue(self, hook: str, spec_type: type[S], kind: str, *, product: type = object) -> Catalogue[S]:
+    def catalogue(
+        self,
+        hook: str,
+        spec_type: type[S],
+        kind: str,
+        *,
+        product: type = object,
+        arguments: Collection[str] = (),
+    ) -> Catalogue[S]:
         """Return the catalogue of what ``hook`` gives, making it the first time.
 
         A package that adds a hook calls this from its ``qlstm_addhooks``; ``qlstm plugins`` then shows it::
@@ -73,13 +81,14 @@ class Registry:
             spec_type: the class of these specs.
             kind: what one is called, in the singular.
             product: the type that their factories return.
+            arguments: the parameters of these factories that are no options, given by whoever builds one.
 
         Raises:
             ValueError: the hook has a catalogue of another type or kind already.
         """
         with self._lock:
             if hook not in self._catalogues:
-                made: Catalogue[S] = Catalogue(kind, product, lambda: self._offers(hook))
+                made: Catalogue[S] = Catalogue(kind, product, lambda: self._offers(hook), arguments)
                 self._catalogues[hook] = (spec_type, made)
             known_type, known = self._catalogues[hook]
         if (known_type, known.kind) != (spec_type, kind):

@@ -89,6 +89,16 @@ class NormalizerSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CellSpec(Spec):
+    """A family of recurrent layers; its factory is a subclass of :class:`qlstm_core.RecurrentLayer`.
+
+    Or it is a function that returns a layer, called like one: ``factory(input_size, hidden_size, …,
+    quantizer=…, **options)``. Options are what the constructor takes besides the arguments of RecurrentLayer,
+    as ``rank`` of :class:`qlstm_core.FactorizedLSTM`.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class KernelSpec(Spec):
     """A kernel for packed inference; ``factory()`` returns a :class:`qlstm_core.packed.Kernel`.
 

@@ -1,4 +1,4 @@
-"""Conformance checks for plugins: is a quantizer or a normaliser right?
+"""Conformance checks for plugins: is a quantizer, a normaliser or a cell right?
 
 In a notebook::
 
@@ -22,6 +22,7 @@ from qlstm_core.testing.runner import (
     Check,
     CheckResult,
     ConformanceError,
+    check_cell,
     check_normalizer,
     check_quantizer,
     checks_of,
@@ -32,6 +33,7 @@ __all__ = [
     "Check",
     "CheckResult",
     "ConformanceError",
+    "check_cell",
     "check_normalizer",
     "check_quantizer",
     "checks_of",

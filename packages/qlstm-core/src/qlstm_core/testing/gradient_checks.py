@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -76,14 +78,21 @@ def _require_parameters_reached(plugin: Plugin, training: bool, mode: str) -> No
 
 
 def _require_derivative(module: Plugin, use: Use, point: Tensor, where: str) -> None:
-    """Compare gradients with central differences along random directions, one for each tensor."""
-    tensors = {use.what: point.requires_grad_()}
-    tensors |= {f"parameter {name!r}": p for name, p in module.named_parameters() if p.requires_grad}
+    """Compare the gradients of input and parameters with finite differences."""
+    tensors = {f"the {use.what}": point.requires_grad_()}
+    tensors |= {f"the parameter {name!r}": p for name, p in module.named_parameters() if p.requires_grad}
     weights = normal(tuple(use.apply(module, point).shape), seed=13, dtype=torch.float64)
+    require_derivative(lambda: (use.apply(module, point) * weights).sum(), tensors, f"{where} ")
 
-    def loss() -> Tensor:
-        return (use.apply(module, point) * weights).sum()
 
+def require_derivative(loss: Callable[[], Tensor], tensors: dict[str, Tensor], where: str = "") -> None:
+    """Compare gradients with central differences along random directions, one for each tensor.
+
+    Args:
+        loss: computes a scalar from the tensors as they are, in float64.
+        tensors: those that it depends on, by what they are.
+        where: opens the message.
+    """
     gradients = torch.autograd.grad(loss(), list(tensors.values()), allow_unused=True, materialize_grads=True)
     step = 1e-6
     for seed, ((name, tensor), gradient) in enumerate(zip(tensors.items(), gradients, strict=True)):
@@ -97,9 +106,7 @@ def _require_derivative(module: Plugin, use: Use, point: Tensor, where: str) -> 
         slope = float(losses[0] - losses[1]) / (2 * step)
         found = float((gradient * direction).sum())
         scale = float((gradient * direction).abs().sum()) + abs(slope)
-        message = (
-            f"{where} the gradient of the {name} is not the derivative: along a random direction it gives"
-        )
+        message = f"{where}the gradient of {name} is not the derivative: along a random direction it gives"
         require(
             abs(found - slope) <= 1e-5 * scale, f"{message} {found:.6g}, finite differences give {slope:.6g}"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from qlstm_core.interfaces import Normalizer, Quantizer
+from qlstm_core.testing.cell_checks import Family
 from qlstm_core.testing.runner import checks_of, known_checks
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def parametrize_with_checks(
-    plugins: Iterable[Quantizer | Normalizer | str],
+    plugins: Iterable[Quantizer | Normalizer | Family | str],
     *,
     only: Iterable[str] | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
@@ -30,7 +31,8 @@ def parametrize_with_checks(
     apply is skipped with its reason.
 
     Args:
-        plugins: instances as a user would give them to a layer, or registered names, with options or without.
+        plugins: instances as a user would give them to a layer, subclasses of RecurrentLayer, or registered
+            names, with options or without.
         only: names of the checks; default: all.
         expected_failed_checks: reasons by name of check, for those known to fail, of all ``plugins``; such a
             test is marked ``xfail(strict=True)``, so that it fails once the check passes.

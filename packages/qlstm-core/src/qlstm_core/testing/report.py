@@ -9,7 +9,14 @@ from functools import partial
 
 from qlstm_core.plugins import AmbiguousNameError, OptionError, PluginError, PluginRecord, registry
 from qlstm_core.printable import printable
-from qlstm_core.testing.runner import CheckResult, checks_of, known_checks, providers, run_checks
+from qlstm_core.testing.runner import (
+    CheckResult,
+    all_catalogues,
+    checks_of,
+    known_checks,
+    providers,
+    run_checks,
+)
 
 
 def report(
@@ -18,8 +25,8 @@ def report(
     """Check what ``names`` stand for, write a table as results come, and return whether nothing failed.
 
     Args:
-        names: of quantizers and normalisers, with options or without, and of plugins or distributions, for
-            all that they provide; none for everything installed.
+        names: of quantizers, normalisers and cells, with options or without, and of plugins or distributions,
+            for all that they provide; none for everything installed.
         only: names of the checks to run; none for all.
         write: called with each line; default: prints it.
 
@@ -69,12 +76,12 @@ def _target(name: str) -> tuple[list[PluginRecord], list[str]]:
         checks_of(name)  # raises, with the nearest names
     texts = [f"{record.distribution}/{text}" for record in records for text in _provided(record)]
     if not texts and all(record.status == "active" for record in records):
-        raise PluginError(f"plugin {name!r} has no quantizer and no normaliser to check")
+        raise PluginError(f"plugin {name!r} has no quantizer, normaliser or cell to check")
     return records, texts
 
 
 def _everything() -> tuple[list[PluginRecord], list[str]]:
-    return registry.plugins(), sorted({*registry.quantizers.names(), *registry.normalizers.names()})
+    return registry.plugins(), sorted({name for catalogue in all_catalogues() for name in catalogue.names()})
 
 
 def _results(records: list[PluginRecord], texts: list[str], selected: set[str]) -> Iterator[CheckResult]:
@@ -92,4 +99,4 @@ def _results(records: list[PluginRecord], texts: list[str], selected: set[str]) 
 
 
 def _provided(record: PluginRecord) -> list[str]:
-    return [name for kind in ("quantizer", "normalizer") for name in record.provides.get(kind, ())]
+    return [name for catalogue in all_catalogues() for name in record.provides.get(catalogue.kind, ())]

@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 
 from qlstm_core.interfaces import Normalizer, Quantizer
+from qlstm_core.layers import RecurrentLayer, cells_of
 from qlstm_core.plugins import Catalogue, UnknownNameError, registry
 from qlstm_core.plugins.errors import blame, message_of, suggest
 from qlstm_core.testing import (
+    cell_checks,
+    cell_state_checks,
     gradient_checks,
     layer_checks,
     normalizer_checks,
@@ -76,6 +79,31 @@ NORMALIZER_CHECKS: tuple[Callable[[Normalizer], None], ...] = (
 )
 """What is checked of every normaliser."""
 
+CELL_CHECKS: tuple[Callable[[cell_checks.Family], None], ...] = (
+    cell_checks.check_declarations,
+    cell_checks.check_state_shapes,
+    cell_checks.check_arguments,
+    cell_checks.check_projection,
+    cell_checks.check_step_equals_sequence,
+    cell_checks.check_calls_independent,
+    cell_checks.check_packed_equals_padded,
+    cell_checks.check_sequences_independent,
+    cell_checks.check_tokens,
+    cell_checks.check_layers_and_directions,
+    cell_checks.check_routes_agree,
+    cell_checks.check_quantizers_seen,
+    cell_checks.check_normalizers_seen,
+    cell_checks.check_record_states,
+    cell_state_checks.check_gradient,
+    cell_state_checks.check_derivative,
+    cell_state_checks.check_reset_parameters,
+    cell_state_checks.check_state_dict,
+    cell_state_checks.check_deepcopy,
+    cell_state_checks.check_pickle,
+    cell_state_checks.check_storage_bytes,
+)
+"""What is checked of every cell; each function takes a family of layers."""
+
 _COMPILED = (
     storage_checks.check_pack_round_trip,
     storage_checks.check_packed_matmul,
@@ -134,16 +162,19 @@ class ConformanceError(AssertionError):
         self.results = results
 
 
-def checks_of(plugin: Plugin | str, *, only: Iterable[str] | None = None) -> Iterator[Check]:
+def checks_of(
+    plugin: Plugin | cell_checks.Family | str, *, only: Iterable[str] | None = None
+) -> Iterator[Check]:
     """Return an iterator over the checks of a plugin; each runs when it is called.
 
     Args:
-        plugin: an instance as a user would give it to a layer, or a registered name such as ``"bwn"`` or
-            ``"alternating:bits=3"``; a name that is both a quantizer's and a normaliser's stands for both.
+        plugin: a quantizer or normaliser as a user would give it to a layer, a subclass of RecurrentLayer (or
+            a ``functools.partial`` of one, with its options), or a registered name such as ``"bwn"`` or
+            ``"alternating:bits=3"``; a name that several kinds have stands for each.
         only: names of the checks; default: all.
 
     Raises:
-        TypeError: neither a name nor an instance.
+        TypeError: none of these.
         PluginError: a name or an option that the registry does not know.
         ValueError: ``only`` names an unknown check, or one that this kind of plugin does not have, or none.
     """
@@ -206,6 +237,23 @@ def check_normalizer(
     """Run the conformance checks on a normaliser; as :func:`check_quantizer`."""
     _require_instance(normalizer, Normalizer)
     return _run_all(checks_of(normalizer, only=only), expected_failed_checks)
+
+
+def check_cell(
+    family: cell_checks.Family,
+    *,
+    only: Iterable[str] | None = None,
+    expected_failed_checks: Mapping[str, str] | None = None,
+) -> list[CheckResult]:
+    """Run the conformance checks on a cell; as :func:`check_quantizer`.
+
+    Args:
+        family: a subclass of RecurrentLayer, or a ``functools.partial`` of one, with its options.
+        only, expected_failed_checks: as for a quantizer.
+    """
+    if not _is_family(family):
+        raise TypeError(f"a subclass of RecurrentLayer is needed, got {family!r}")
+    return _run_all(checks_of(family, only=only), expected_failed_checks)
 
 
 def _run_all(checks: Iterable[Check], expected: Mapping[str, str] | None) -> list[CheckResult]:
@@ -280,6 +328,49 @@ class _Subject:
         return _complaint("check_declarations", self._declarations, self.template)
 
 
+@dataclass(frozen=True)
+class _CellSubject:
+    """A cell to check.
+
+    Args:
+        title: what to call it.
+        family: what makes its layers.
+        text: the text that names it, if any.
+    """
+
+    title: str
+    family: cell_checks.Family
+    text: str | None = None
+
+    def functions(self) -> tuple[Callable[..., None], ...]:
+        return (*CELL_CHECKS, cell_state_checks.check_text_form)
+
+    def run(self, function: Callable[..., None]) -> None:
+        """Run a check, or skip it where layers cannot be made or run."""
+        __tracebackhide__ = True
+        if function not in _CELL_BASIS and self._unusable:
+            skip(self._unusable)
+        if function is cell_state_checks.check_text_form:
+            function(cells_of(registry), self.text)
+        else:
+            function(self.family)
+
+    @cached_property
+    def _unusable(self) -> str:
+        for check in _CELL_BASIS:
+            try:
+                with seeded(0):
+                    check(self.family)
+            except BaseException as error:
+                blame(error)
+                return f"{check.__name__} fails"
+        return ""
+
+
+_CELL_BASIS = (cell_checks.check_declarations, cell_checks.check_state_shapes)
+"""What the other checks of a cell rely on."""
+
+
 def _complaint(name: str, check: Callable[[Any], None], template: Plugin) -> str:
     """Return why a check fails, empty where it passes; what raises on the way shows in other checks too."""
     try:
@@ -292,25 +383,46 @@ def _complaint(name: str, check: Callable[[Any], None], template: Plugin) -> str
     return ""
 
 
-def _subjects(plugin: Plugin | str) -> list[_Subject]:
+def _is_family(plugin: object) -> TypeGuard[cell_checks.Family]:
+    family = plugin.func if isinstance(plugin, partial) else plugin
+    return isinstance(family, type) and issubclass(family, RecurrentLayer)
+
+
+def _title(family: Any) -> str:
+    """Return the name of a subclass of RecurrentLayer, with the options of a partial one."""
+    if not isinstance(family, partial):
+        return str(family.__name__)
+    options = ", ".join(f"{name}={value!r}" for name, value in family.keywords.items())
+    return f"{_title(family.func)}({options})"
+
+
+def _subjects(plugin: Plugin | cell_checks.Family | str) -> list[_Subject | _CellSubject]:
+    if _is_family(plugin):
+        return [_CellSubject(_title(plugin), plugin)]
     if isinstance(plugin, Quantizer | Normalizer):
         options = plugin.extra_repr()
         title = f"{type(plugin).__name__}({options})" if options else type(plugin).__name__
         return [_Subject(title, plugin, _catalogue(plugin))]
     if not isinstance(plugin, str):
         hint = f": give an instance, {plugin.__name__}()" if isinstance(plugin, type) else ""
-        raise TypeError(f"a quantizer, a normaliser or a registered name is needed, got {plugin!r}{hint}")
+        raise TypeError(
+            "a quantizer, a normaliser, a subclass of RecurrentLayer or a registered name is needed, "
+            f"got {plugin!r}{hint}"
+        )
     catalogues = providers(plugin)
     if not catalogues:
         name = plugin.partition(":")[0]
-        known = sorted({*registry.quantizers.names(), *registry.normalizers.names()})
+        known = sorted({known for catalogue in all_catalogues() for known in catalogue.names()})
         nearest = suggest(name, known)
         raise UnknownNameError(
-            f"no quantizer or normaliser is called {name!r}{nearest}; installed: {', '.join(known)}"
+            f"no quantizer, normaliser or cell is called {name!r}{nearest}; installed: {', '.join(known)}"
         )
+    titles = [plugin if len(catalogues) == 1 else f"{plugin} ({c.kind})" for c in catalogues]
     return [
-        _Subject(plugin if len(catalogues) == 1 else f"{plugin} ({c.kind})", c.create(plugin), c, plugin)
-        for c in catalogues
+        _CellSubject(title, c.factory(plugin), plugin)
+        if c is cells_of(registry)
+        else _Subject(title, c.create(plugin), c, plugin)
+        for title, c in zip(titles, catalogues, strict=True)
     ]
 
 
@@ -318,10 +430,15 @@ def _catalogue(plugin: Plugin) -> Catalogue[Any]:
     return registry.quantizers if isinstance(plugin, Quantizer) else registry.normalizers
 
 
+def all_catalogues() -> tuple[Catalogue[Any], ...]:
+    """Return the catalogues of what can be checked."""
+    return registry.quantizers, registry.normalizers, cells_of(registry)
+
+
 def providers(text: str) -> list[Catalogue[Any]]:
-    """Return the catalogues, of quantizers and of normalisers, that have what ``text`` names."""
+    """Return the catalogues, of :func:`all_catalogues`, that have what ``text`` names."""
     found: list[Catalogue[Any]] = []
-    for catalogue in (registry.quantizers, registry.normalizers):
+    for catalogue in all_catalogues():
         with suppress(UnknownNameError):
             catalogue.get(text.partition(":")[0].strip())
             found.append(catalogue)
@@ -330,7 +447,7 @@ def providers(text: str) -> list[Catalogue[Any]]:
 
 def known_checks(names: Iterable[str]) -> set[str]:
     """Return ``names``; raise ValueError where one is not the name of a check."""
-    functions = (*QUANTIZER_CHECKS, *NORMALIZER_CHECKS, state_checks.check_text_form)
+    functions = (*QUANTIZER_CHECKS, *NORMALIZER_CHECKS, *CELL_CHECKS, state_checks.check_text_form)
     known = sorted({function.__name__ for function in functions})
     for name in names:
         if name not in known:

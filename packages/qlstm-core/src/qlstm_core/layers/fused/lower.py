@@ -25,6 +25,7 @@ def run_fused(
     reverse: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a cell over time; arguments and results as :func:`qlstm_core.layers.sequence.run_loop`."""
+    assert prepared.recurrent is not None
     recurrent = weights(prepared.recurrent)
     cell, states = prepared.cell, dict(zip(prepared.cell.states, state, strict=True))
     units = state[-1].shape[1] // prepared.groups
