@@ -101,7 +101,9 @@ def test_without_recurrent_weight_there_is_none_to_quantize_or_to_store() -> Non
     ]  # fmt: skip
     signs, biases, gains = 2 * 8 * (6 + 8) // 8, 4 * 2 * 16, 4 * 2 * 8
     assert layer.storage_bytes() == signs + biases + gains
-    assert Leak(6, 8).storage_bytes() == 4 * (2 * 8 * 6 + 2 * 8)
+    plain = Leak(6, 8)
+    assert list(plain.state_dict()) == ["weight_ih_l0", "bias_ih_l0"]
+    assert plain.storage_bytes() == 4 * (2 * 8 * 6 + 2 * 8)
     assert [route.kind for route in layer.routes()] == ["loop", "loop"]
 
 
