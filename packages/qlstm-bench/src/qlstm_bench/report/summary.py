@@ -108,7 +108,7 @@ def summary_frame(records: Sequence[Record]) -> pd.DataFrame:
     seeds); size_kb of the recurrent layer, in 1024 bytes; ratio to float32; gradient_growth, the largest;
     steps, epochs and seconds, means; status; published, difference (test_mean − published),
     published_size_kb, published_hidden, published_epochs, published_source. Where several papers have a
-    figure, that for the line's own size counts; :func:`published_frame` has them all.
+    figure, that for the line's own size counts; :func:`qlstm_bench.published_frame` has them all.
     """
     found = lines(records)
     settings = differing(found) if found else []
