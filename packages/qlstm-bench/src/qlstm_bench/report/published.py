@@ -21,9 +21,9 @@ def published_frame(records: Sequence[Record]) -> pd.DataFrame:
     """Return one row for each line of runs and published figure.
 
     Columns: task, dataset, quantizer, normalizer, the settings that differ; metric; runs, completed;
-    test_mean, test_spread, as in :func:`qlstm_bench.summary_frame`; published; difference, test_mean − published; epochs
-    trained, published_epochs; hidden and published_hidden, units; size_kb, published_size_kb; status;
-    published_source. NaN stands for what is not known.
+    test_mean, test_spread, as in :func:`qlstm_bench.summary_frame`; published; difference, test_mean −
+    published; epochs trained, published_epochs; hidden and published_hidden, units; size_kb,
+    published_size_kb; status; published_source. NaN stands for what is not known.
     """
     found = lines(records)
     settings = _settings(found)
