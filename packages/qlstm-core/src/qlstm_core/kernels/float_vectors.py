@@ -91,7 +91,9 @@ def _check_array(array: Any) -> Vector:
 
 def _pointer(context: Any, builder: Any, arraytype: Any, array: Any, indexes: Any, pointee: Any) -> Any:
     struct = context.make_array(arraytype)(context, builder, array)
-    strides = cgutils.unpack_tuple(builder, struct.strides, 3)
+    # Of a contiguous array the last stride is known: said as a constant, one register counts for all arrays.
+    *strides, last = cgutils.unpack_tuple(builder, struct.strides, 3)
+    strides.append(ir.Constant(last.type, arraytype.dtype.bitwidth // 8))
     byte = builder.bitcast(struct.data, ir.IntType(8).as_pointer())
     for index, stride in zip(indexes, strides, strict=True):
         byte = builder.gep(byte, [builder.mul(index, stride)])
