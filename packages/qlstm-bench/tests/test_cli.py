@@ -84,7 +84,9 @@ def test_a_run_ends_with_one_line_of_result(
     captured = capsys.readouterr()
     pattern = (
         r"twn, rms on words.txt: (completed|learnt nothing); (\d\.\d+) bits per character in validation, "
-        r"\d\.\d+ in test; \d KB instead of \d KB in float32; gradient growth \S+; 4 steps in \d+ s; "
+        r"\d\.\d+ in test; "
+        r"recurrent layer \d KB instead of \d in float32, whole model \d+ instead of \d+; "
+        r"gradient growth \S+; 4 steps in \d+ s; "
         r"(out/\S+)\n"
     )
     match = re.fullmatch(pattern, captured.out)

@@ -81,6 +81,16 @@ class RunConfig(BaseModel):
         "them at full precision; default: the quantizer of all weights",
         json_schema_extra={"metavar": "NAME"},
     )
+    embedding_quantizer: str = Field(
+        default="none",
+        description="quantizer of the embedded words, maybe with options, as in uniform:bits=4,per_row=true",
+        json_schema_extra={"metavar": "NAME"},
+    )
+    head_quantizer: str = Field(
+        default="none",
+        description="quantizer of the output layer's weight, likewise",
+        json_schema_extra={"metavar": "NAME"},
+    )
     cell: str = Field(
         default="lstm",
         description="cell of the recurrent layers, maybe with options; f-lstm is factorized, g-lstm grouped",

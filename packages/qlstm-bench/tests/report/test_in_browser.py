@@ -91,7 +91,9 @@ def page(tmp_path: Path) -> Path:
                     "task": "char-lm", "quantizer": quantizer, "normalizer": "none", "seed": 0,
                     "metric": "bpc", "metric_title": "bits per character", "metrics": metrics,
                     "steps": 20, "wall_s": 1.0,
-                    "storage_bytes": size * 1024, "float32_bytes": 1024**2, "device": "cpu", "versions": {},
+                    "storage_bytes": size * 1024, "float32_bytes": 1024**2,
+                    "model_bytes": size * 1024, "model_float32_bytes": 1024**2,
+                    "device": "cpu", "versions": {},
                     "dataset": DatasetRecord(name="toy", sha256="0"), "git_commit": None,
                     "gradient_norms": [{"layer": 0, "direction": 0, "norms": [0.5, 1.0]}],
                 }

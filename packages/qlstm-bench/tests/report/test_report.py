@@ -215,10 +215,11 @@ def test_every_form_holds_the_same_figures(
         assert Path(f"table.{name}").read_text(encoding="utf-8") == printed
         capsys.readouterr()
     assert (
-        "| 2 | twn | layer | 2.500 | 2.625 | 2 | 4.0 | 2.5e-01 | completed |" in Path("table.md").read_text()
+        "| 2 | twn | layer | 2.500 | 2.625 | 2 | 4.0 | 4 | 2.5e-01 | completed |"
+        in Path("table.md").read_text()
     )
     assert (
-        r"2 & twn & layer & 2.500 & 2.625 & 2 & 4.0 & 2.5e-01 & completed \\"
+        r"2 & twn & layer & 2.500 & 2.625 & 2 & 4.0 & 4 & 2.5e-01 & completed \\"
         in Path("table.latex").read_text()
     )
     assert r"failed: OSError: $<$disk$>$ full" in Path("table.latex").read_text()
@@ -483,7 +484,8 @@ OTHERS = {
     "clip": 4.0, "clipping": "apart", "seed": 1, "processes": 2, "device": "cpu", "precision": "64-true",
     "eval_every": 7, "eval_symbols": 8, "gradients_every": 3, "log": ["tensorboard"], "log_every": 5,
     "checkpoint_seconds": 1.0, "task": "word-lm", "proj": 2, "rank": 2, "groups": 2, "epochs": 3,
-    "state_quantizer": "bwn", "decay_of": "quantized", "tested": "best", "average_of": "recurrent",
+    "state_quantizer": "bwn", "embedding_quantizer": "bwn", "head_quantizer": "bwn",
+    "decay_of": "quantized", "tested": "best", "average_of": "recurrent",
     "start": "identity", "data_start": True, "gain_lr": 2.0, "initial_state": "learned",
     "initial_state_noise": 0.1, "input_quantizer": "none",
 }  # fmt: skip

@@ -26,7 +26,8 @@ def make_run(out: Path, quantizer: str, normalizer: str, **changes: Any) -> Run:
     result = {
         "status": "completed", "task": "char-lm", "quantizer": quantizer, "normalizer": normalizer,
         "metric": "bpc", "metric_title": "bits per character", "steps": 20, "diverged_at": None,
-        "storage_bytes": 2048, "float32_bytes": 8192, "seed": 0, "device": "cpu", "versions": {"torch": "2"},
+        "storage_bytes": 2048, "float32_bytes": 8192, "model_bytes": 4096, "model_float32_bytes": 16384,
+        "seed": 0, "device": "cpu", "versions": {"torch": "2"},
         "dataset": {"name": dataset, "sha256": sha256}, "git_commit": None, "wall_s": 1.0,
         "gradient_norms": [{"layer": 0, "direction": 0, "norms": [0.25, 0.5, 1.0]}],
     }  # fmt: skip

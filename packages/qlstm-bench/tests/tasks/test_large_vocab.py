@@ -20,6 +20,8 @@ from qlstm_bench.training.optimizer import make_optimizer
 from qlstm_bench.training.run import train
 from qlstm_core import LSTM
 
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
 
 def test_words_are_drawn_by_zipfs_law() -> None:
     """The first of each draw has the law's probabilities; all of a draw are different."""
@@ -116,7 +118,6 @@ def test_embedding_and_softmax_start_as_eight_shards_of_unit_scale() -> None:
         assert (model.output.bias == 0).all()
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("sparse", [True, False])
 def test_the_embedding_has_the_gradient_of_the_summed_loss(settings: dict[str, Any], sparse: bool) -> None:
     """All else has that of the mean over the streams: against autograd on the loss times their number."""
@@ -142,7 +143,6 @@ def test_the_embedding_has_the_gradient_of_the_summed_loss(settings: dict[str, A
         torch.testing.assert_close(gradient, grads["mean"][name])
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_the_embedding_trains(tmp_path: Path) -> None:
     """In 20 steps by most of what it starts from; with the mean's gradient by a twentieth of that.
 
@@ -167,7 +167,6 @@ def test_the_embedding_trains(tmp_path: Path) -> None:
     assert 0 < moved["mean"] < 0.1
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize(
     "cell", [{}, {"cell": "f-lstm", "rank": 8}, {"cell": "g-lstm", "groups": 2}], ids=str
 )
@@ -186,7 +185,7 @@ def test_sparse_and_dense_gradients_train_alike(settings: dict[str, Any]) -> Non
     assert model.embedding.sparse
     dense = task.model("none", "none")
     dense.load_state_dict(model.state_dict())
-    dense.embedding.sparse = False
+    dense.embedding.sparse = dense.sparse_head = False
     for trained in (model, dense):
         torch.manual_seed(1)
         optimizer = make_optimizer(trained, RunConfig.build(config), 1.0)
@@ -198,6 +197,27 @@ def test_sparse_and_dense_gradients_train_alike(settings: dict[str, Any]) -> Non
             optimizer.step()
     for one, other in zip(model.parameters(), dense.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_quantized_softmax_is_sampled_from_its_quantized_rows(settings: dict[str, Any]) -> None:
+    task = LargeVocabularyLM(samples=5)
+    parts = {"head_quantizer": "bwn:per_row=true", "embedding_quantizer": "twn"}
+    task.prepare(RunConfig.build({**LargeVocabularyLM.defaults, **settings, **parts, "steps": 1}))
+    model = task.model("none", "none").eval()
+    words, following = task.batch(0)
+    torch.manual_seed(0)
+    loss, _ = task.loss(model, (words, following), None)
+    loss.backward()
+    torch.manual_seed(0)
+    draw = draw_words(5, len(model.output.weight))
+    embedded = model.embedding.quantizer(model.embedding.weight[None])[0][words]
+    rows = model.output.weight.sign() * model.output.weight.abs().mean(1, keepdim=True)
+    h, _ = model.recurrent(embedded)
+    expected = sampled_cross_entropy(h.flatten(0, 1), rows, model.output.bias, following.flatten(), draw)
+    torch.testing.assert_close(loss, expected)
+    for weight in (model.output.weight, model.embedding.weight):
+        assert weight.grad is not None
+        assert not weight.grad.is_sparse
 
 
 def test_a_sample_beyond_the_vocabulary_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:

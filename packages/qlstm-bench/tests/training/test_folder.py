@@ -53,6 +53,8 @@ def a_result(metrics: dict[str, float]) -> Result:
         steps=4,
         storage_bytes=1024,
         float32_bytes=1024,
+        model_bytes=2048,
+        model_float32_bytes=2048,
         dataset=DatasetRecord(name="toy", sha256="0" * 64),
         device="cpu",
         versions={},

@@ -257,6 +257,24 @@ def test_the_ratio_is_to_a_plain_layer_in_float32() -> None:
     assert result.storage_bytes != LSTM(1, 2, quantizer="bwn").storage_bytes()
 
 
+def test_the_size_of_a_whole_model_is_counted_by_hand(text_file: Path) -> None:
+    """Words: embedding and output layer of 4 bits and a scale for each row; biases and normaliser at 32."""
+    settings = {
+        "task": "word-lm", "data": str(text_file), "hidden": 16, "batch": 4, "unroll": 5, "steps": 1,
+        "quantizer": "bwn", "normalizer": "rms", "eval_symbols": 20, "device": "cpu",
+        "embedding_quantizer": "uniform:bits=4,per_row=true", "head_quantizer": "uniform:bits=4,per_row=true",
+    }  # fmt: skip
+    outcome = train(settings, "runs")
+    state = load_file(outcome.run.directory / "model.safetensors")
+    words = len(state["embedding.weight"])
+    part = words * 16 // 2 + 4 * words
+    assert outcome.result.model_bytes == outcome.result.storage_bytes + 2 * part + 4 * words
+    assert outcome.result.model_float32_bytes == outcome.result.float32_bytes + 4 * (2 * words * 16 + words)
+    plain = train({**settings, "embedding_quantizer": "none", "head_quantizer": "none"}, "runs").result
+    assert plain.model_bytes == plain.storage_bytes + 4 * (2 * words * 16 + words)
+    assert plain.model_float32_bytes == outcome.result.model_float32_bytes
+
+
 def test_a_step_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Toy.batch
 
@@ -277,6 +295,7 @@ OTHERS: dict[str, Any] = {
     "clipping": "apart", "device": "auto", "precision": "64-true", "log": ["mlflow"], "data": "other",
     "lr": 0.25, "quantized_lr": 2.0, "stall_divisor": 2.0, "epoch_decay": 0.5, "average": 0.5, "clip": 0.25,
     "dropout": 0.5, "checkpoint_seconds": 1.0, "state_quantizer": "bwn", "decay_of": "quantized",
+    "embedding_quantizer": "bwn", "head_quantizer": "bwn",
     "tested": "best", "average_of": "recurrent", "start": "glorot", "data_start": True, "gain_lr": 2.0,
     "initial_state": "learned", "initial_state_noise": 0.5, "input_quantizer": "none",
 }  # fmt: skip

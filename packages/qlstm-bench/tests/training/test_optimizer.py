@@ -77,6 +77,8 @@ def test_loss_aware_quantizers_refuse_sgd() -> None:
         resolve({"task": "word-lm", "quantizer": "lab", "steps": 1})
     with pytest.raises(ConfigError, match=r"state_quantizer: 'lat' weighs .* and a state has none; expected"):
         resolve({"task": "word-lm", "state_quantizer": "lat", "optimizer": "adagrad", "steps": 1})
+    with pytest.raises(ConfigError, match=r"optimizer: quantizer 'lat' .*sgd keeps none"):
+        resolve({"task": "word-lm", "head_quantizer": "lat", "steps": 1})
     resolved, _ = resolve({"task": "word-lm", "quantizer": "lab", "optimizer": "adagrad", "steps": 1})
     assert resolved.optimizer == "adagrad"
 

@@ -315,3 +315,18 @@ def test_names_have_one_spelling(tiny: dict[str, Any]) -> None:
     assert config == same
     assert config.quantizer == "bwn"
     assert config.identity("x") == same.identity("x") != same.identity("y")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"task": "char-lm", "embedding_quantizer": "bwn"},
+            "embedding_quantizer=bwn: the model of task char-lm has no embedding .*; it has head",
+        ),
+        ({"task": "word-lm", "head_quantizer": "bwm"}, "unknown quantizer 'bwm' .*did you mean 'bwn'"),
+    ],
+)
+def test_quantizers_of_parts_that_a_model_has_not_are_refused(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises((ConfigError, PluginError), match=problem):
+        resolve({"steps": 1, **settings})

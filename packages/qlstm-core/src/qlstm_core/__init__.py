@@ -22,6 +22,7 @@ from qlstm_core.layers import (
     StateTrace,
     cells_of,
     layer_by_name,
+    model_bytes,
     readable_loop,
     record_states,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "init",
     "layer_by_name",
     "load_packed",
+    "model_bytes",
     "pack",
     "readable_loop",
     "record_states",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from right_plugins import LearnedSign, RowSign, ScaledSign, WeightedSign
 from torch import nn
 
-from qlstm_core import Embedding, Linear, track_curvature
+from qlstm_core import GRU, Embedding, Linear, model_bytes, track_curvature
 
 sizes = st.integers(1, 40)
 
@@ -152,3 +152,14 @@ def test_to_torch_and_back(inputs: int, outputs: int, flag: bool, seed: int) -> 
 def test_names_are_shown() -> None:
     assert repr(Linear(3, 2)) == "Linear(in_features=3, out_features=2, bias=True)"
     assert repr(Embedding(3, 2, quantizer=ScaledSign())) == "Embedding(3, 2, quantizer='ScaledSign')"
+
+
+def test_the_bytes_of_a_model_are_those_of_its_parts() -> None:
+    """A tied weight counts once, a learned scale not at all, whatever else there is at 32 bits."""
+    embedding, head = Embedding(8, 4, quantizer=LearnedSign()), Linear(4, 8, quantizer=LearnedSign())
+    head.weight = embedding.weight
+    layer = GRU(4, 4, quantizer=ScaledSign())
+    model = nn.ModuleList([embedding, nn.BatchNorm1d(3), nn.ModuleList([head, layer]), nn.Linear(2, 2)])
+    others = 4 * 12 + 4 * 6 + 4 * 8  # gain, bias, mean and variance of 3; weight and bias; the head's bias
+    assert model_bytes(model) == (4 + 4) + layer.storage_bytes() + others
+    assert model_bytes(model, quantized=False) == 4 * 32 + GRU(4, 4).storage_bytes() + others

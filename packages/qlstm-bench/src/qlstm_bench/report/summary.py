@@ -105,7 +105,8 @@ def summary_frame(records: Sequence[Record]) -> pd.DataFrame:
 
     Columns: task, dataset, bits, quantizer, normalizer, the settings that differ; metric; runs, completed;
     test_mean, test_spread, valid_mean, valid_spread over the completed ones (standard deviation between
-    seeds); size_kb of the recurrent layer, in 1024 bytes; ratio to float32; gradient_growth, the largest;
+    seeds); size_kb of the recurrent layer, in 1024 bytes; ratio to float32; model_kb and model_ratio, the
+    same of the whole model; gradient_growth, the largest;
     steps, epochs and seconds, means; status; published, difference (test_mean − published),
     published_size_kb, published_hidden, published_epochs, published_source. Where several papers have a
     figure, that for the line's own size counts; :func:`qlstm_bench.published_frame` has them all.
@@ -133,6 +134,8 @@ def _row(line: Line, settings: Sequence[str]) -> dict[str, Any]:
         **{f"{kind}_spread": line.spread(kind) for kind in ("test", "valid")},
         "size_kb": first.storage_bytes / 1024,
         "ratio": first.float32_bytes / first.storage_bytes,
+        "model_kb": first.model_bytes / 1024,
+        "model_ratio": first.model_float32_bytes / first.model_bytes,
         "gradient_growth": max(
             (result.metrics.get("gradient_growth", math.nan) for result in results),
             key=lambda growth: -math.inf if math.isnan(growth) else growth,

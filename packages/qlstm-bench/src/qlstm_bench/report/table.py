@@ -33,8 +33,8 @@ def results_frame(records: Sequence[Record]) -> pd.DataFrame:
     """Return one row of figures per run.
 
     Columns: task, dataset, quantizer, normalizer; valid and test, figures of merit, NaN where the run did not
-    complete; size_kb of the recurrent layer, in 1024 bytes; ratio to float32; gradient_growth; status; steps;
-    seed; run.
+    complete; size_kb of the recurrent layer, in 1024 bytes; ratio to float32; model_kb and model_ratio, the
+    same of the whole model; gradient_growth; status; steps; seed; run.
     """
     return pd.DataFrame([_row(record) for record in records])
 
@@ -51,6 +51,8 @@ def _row(record: Record) -> dict[str, object]:
         "test": result.figure("test") if completed else math.nan,
         "size_kb": result.storage_bytes / 1024,
         "ratio": result.float32_bytes / result.storage_bytes,
+        "model_kb": result.model_bytes / 1024,
+        "model_ratio": result.model_float32_bytes / result.model_bytes,
         "gradient_growth": result.metrics.get("gradient_growth", math.nan),
         "status": result.fate,
         "steps": result.steps,
@@ -92,6 +94,7 @@ def shown_frame(records: Sequence[Record]) -> pd.DataFrame:
         shown["paper"] = [_format_published(figure, size, own) for figure, size, own in papers]
     shown["KB"] = [f"{value:.0f}" for value in frame["size_kb"]]
     shown["ratio"] = [f"{value:.1f}" for value in frame["ratio"]]
+    shown["model KB"] = [f"{value:.0f}" for value in frame["model_kb"]]
     shown["growth"] = [format_growth(value) for value in frame["gradient_growth"]]
     if (frame["runs"] > 1).any():
         shown["seeds"] = frame["runs"].astype(str)
@@ -109,7 +112,8 @@ def _format_published(figure: float, hidden: float, own: int) -> str:
 def print_table(records: Sequence[Record], file: TextIO | None = None) -> None:
     """Print one table per task and dataset, as plain text that fits 80 columns where names do."""
     for section in sections(records):
-        shown = shown_frame(section).drop(columns="bits")  # a quantizer's name tells them
+        # A quantizer's name tells its bits, and a run's own line the size of its whole model.
+        shown = shown_frame(section).drop(columns=["bits", "model KB"])
         print(f"\n{section_title(section)}\n", file=file)
         print(aligned(list(shown.columns), shown.to_numpy().tolist(), LEFT, group=True), file=file)
         print(f"\n{legend(section, list(shown.columns))}", file=file)
@@ -124,11 +128,12 @@ def legend(records: Sequence[Record], headings: Sequence[str]) -> str:
         "paper": "the figure that the paper published; @512: with 512 units",
         "KB": "size of the recurrent layer as deployed, in 1024 bytes",
         "ratio": "how many times smaller than the same layer in float32",
+        "model KB": "size of the whole model as deployed",
         "growth": "gradient norm at the first time step over that at the last:\n"
         "             far above 1 it explodes on its way back",
         "seeds": "±: standard deviation between them; growth: the largest of them",
     }
-    optional = {"paper", "seeds"} - set(headings)
+    optional = {"paper", "model KB", "seeds"} - set(headings)
     return "\n".join(f"{name:<13}{note}" for name, note in notes.items() if name not in optional)
 
 

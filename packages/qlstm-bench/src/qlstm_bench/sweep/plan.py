@@ -231,7 +231,15 @@ def _config(values: Mapping[str, Any], paths: Mapping[str, Path], document: Docu
     from qlstm_bench.training.run import resolve
     from qlstm_core.plugins import PluginError
 
-    for name in ("task", "cell", "quantizer", "normalizer", "state_quantizer"):
+    for name in (
+        "task",
+        "cell",
+        "quantizer",
+        "normalizer",
+        "state_quantizer",
+        "embedding_quantizer",
+        "head_quantizer",
+    ):
         if not isinstance(values.get(name, ""), str):
             raise ConfigError(
                 f"{document.where(paths[name])}: {name}: expected a name, got {short_repr(values[name])}"
@@ -261,6 +269,8 @@ def _culprit(error: Exception, values: Mapping[str, Any]) -> str:
         "normalizer": registry.normalizers,
         "state_quantizer": registry.quantizers,
         "input_quantizer": registry.quantizers,
+        "embedding_quantizer": registry.quantizers,
+        "head_quantizer": registry.quantizers,
     }
     for name, catalogue in catalogues.items():
         if values.get(name) is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qlstm_bench.data.text import Unit
 from qlstm_bench.tasks.language_modelling import LanguageModelling, State
 from qlstm_bench.tasks.layers import make_initial_state, make_layer
-from qlstm_core import InitialState, RecurrentLayer
+from qlstm_core import InitialState, Linear, RecurrentLayer
 
 
 class CharLanguageModel(nn.Module):
@@ -22,15 +22,23 @@ class CharLanguageModel(nn.Module):
     Args:
         recurrent: takes the characters' numbers; its ``input_size`` is the vocabulary's.
         initial_state: state that it begins from where none is given; zeros by default.
+        head_quantizer: quantizer of V.
     """
 
-    def __init__(self, recurrent: RecurrentLayer, initial_state: InitialState | None = None) -> None:
+    def __init__(
+        self,
+        recurrent: RecurrentLayer,
+        initial_state: InitialState | None = None,
+        *,
+        head_quantizer: str = "none",
+    ) -> None:
         super().__init__()
         self.recurrent = recurrent
-        self.output = nn.Linear(recurrent.output_size, recurrent.input_size)
+        self.output = Linear(recurrent.output_size, recurrent.input_size, quantizer=head_quantizer)
         self.initial_state = initial_state
         nn.init.uniform_(self.output.weight, -0.1, 0.1)
         nn.init.zeros_(self.output.bias)
+        self.output.prepare_from_weights()
 
     def forward(self, characters: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the logits ``(T, B, symbols)`` of the next characters, and the layer's last state.
@@ -62,11 +70,13 @@ class CharLM(LanguageModelling):
     metric = "bpc"
     metric_title = "bits per character"
     unit: ClassVar[Unit] = "characters"
+    quantizes: ClassVar[tuple[str, ...]] = ("head",)
 
     def model(self, quantizer: str, normalizer: str) -> CharLanguageModel:
         """Return a fresh :class:`CharLanguageModel`."""
         layer = make_layer(self._config, len(self._text.symbols), quantizer, normalizer, tokens=True)
-        return CharLanguageModel(layer, make_initial_state(self._config, layer))
+        start = make_initial_state(self._config, layer)
+        return CharLanguageModel(layer, start, head_quantizer=self._config.head_quantizer)
 
     def to_metric(self, loss: float) -> float:
         """Return nats as bits."""

@@ -14,7 +14,7 @@ from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.data import DataError, Sequences, load_sequences
 from qlstm_bench.tasks.layers import make_initial_state, make_layer
 from qlstm_bench.tasks.task import Task
-from qlstm_core import InitialState, RecurrentLayer
+from qlstm_core import InitialState, Linear, RecurrentLayer
 
 
 class SequenceClassifier(nn.Module):
@@ -24,14 +24,20 @@ class SequenceClassifier(nn.Module):
         recurrent: any recurrent layer.
         classes: number of labels.
         initial_state: state that it begins from; zeros by default.
+        head_quantizer: quantizer of V.
     """
 
     def __init__(
-        self, recurrent: RecurrentLayer, classes: int, initial_state: InitialState | None = None
+        self,
+        recurrent: RecurrentLayer,
+        classes: int,
+        initial_state: InitialState | None = None,
+        *,
+        head_quantizer: str = "none",
     ) -> None:
         super().__init__()
         self.recurrent = recurrent
-        self.output = nn.Linear(recurrent.output_size, classes)
+        self.output = Linear(recurrent.output_size, classes, quantizer=head_quantizer)
         self.initial_state = initial_state
 
     def forward(self, sequences: Tensor) -> Tensor:
@@ -61,6 +67,7 @@ class Classification(Task):
     defaults: ClassVar[dict[str, Any]] = {
         "hidden": 100, "batch": 100, "lr": 0.002, "clip": 1.0, "epoch_decay": 0.5 ** (1 / 200)
     }  # fmt: skip
+    quantizes: ClassVar[tuple[str, ...]] = ("head",)
     metric = "accuracy"
     metric_title = "% correct"
     higher_is_better = True
@@ -110,7 +117,8 @@ class Classification(Task):
         data = self._data
         inputs = data.tokens or data.features * self._per_step
         layer = make_layer(self._config, inputs, quantizer, normalizer, tokens=data.tokens > 0)
-        return SequenceClassifier(layer, data.classes, make_initial_state(self._config, layer))
+        start = make_initial_state(self._config, layer)
+        return SequenceClassifier(layer, data.classes, start, head_quantizer=self._config.head_quantizer)
 
     def recurrent(self, model: nn.Module) -> RecurrentLayer:
         """Return the model's ``recurrent``."""

@@ -30,6 +30,8 @@ class SampledWordLanguageModel(WordLanguageModel):
         samples: words drawn for each batch.
         sparse: have the gradients of embedding and output weights as sparse tensors.
         embedding_factor: multiplies the gradient of the embedding.
+        embedding_quantizer, head_quantizer: as :class:`WordLanguageModel`; what is quantized has dense
+            gradients.
     """
 
     def __init__(
@@ -42,11 +44,22 @@ class SampledWordLanguageModel(WordLanguageModel):
         initial_state: InitialState | None = None,
         *,
         embedding_factor: float = 1.0,
+        embedding_quantizer: str = "none",
+        head_quantizer: str = "none",
     ) -> None:
         limit = min(0.1, math.sqrt(3 * _SHARDS / words))
-        super().__init__(words, recurrent, dropout, initial_state, limit=limit)
+        super().__init__(
+            words,
+            recurrent,
+            dropout,
+            initial_state,
+            limit=limit,
+            embedding_quantizer=embedding_quantizer,
+            head_quantizer=head_quantizer,
+        )
         self.samples = samples
-        self.embedding.sparse = sparse
+        self.embedding.sparse = sparse and not self.embedding.quantizes
+        self.sparse_head = sparse and not self.output.quantizes
         if embedding_factor != 1:
             self.embedding.weight.register_hook(lambda gradient: gradient * embedding_factor)
         if sparse:  # torch warns at the first sparse gradient until one has decided
@@ -66,8 +79,10 @@ class SampledWordLanguageModel(WordLanguageModel):
         if following is None:
             return self.output(h), state
         draw = draw_words(self.samples, len(self.output.weight), words.device)
-        weight, bias, sparse = self.output.weight, self.output.bias, self.embedding.sparse
-        loss = sampled_cross_entropy(h.flatten(0, 1), weight, bias, following.flatten(), draw, sparse=sparse)
+        weight, bias = self.output.quantized_weight(), self.output.bias
+        loss = sampled_cross_entropy(
+            h.flatten(0, 1), weight, bias, following.flatten(), draw, sparse=self.sparse_head
+        )
         return loss, state
 
 
@@ -120,7 +135,14 @@ class LargeVocabularyLM(WordLM):
         words, start = len(self._text.symbols), make_initial_state(c, layer)
         factor = c.batch if self._embedding_reduction == "sum" else 1
         return SampledWordLanguageModel(
-            words, layer, c.dropout, self._samples, sparse, start, embedding_factor=factor
+            words,
+            layer,
+            c.dropout,
+            self._samples,
+            sparse,
+            start,
+            embedding_factor=factor,
+            **self._quantizers,
         )
 
     def loss(

@@ -35,6 +35,8 @@ class Task(ABC):
         metric: name of the figure of merit, as in ``valid_bpc`` and ``test_bpc``.
         metric_title: the same in words.
         higher_is_better: whether a larger figure of merit is the better one.
+        quantizes: parts of the model, beside the recurrent layer, that take a quantizer: ``"embedding"``,
+            ``"head"``. The settings ``embedding_quantizer`` and ``head_quantizer`` are refused for others.
         batch_axis: of the tensors that :meth:`batch` returns and of the carried state: which dimension counts
             the sequences side by side. Data parallel training splits along it.
         given_data: what a program gave as ``data`` instead of a name; ``None`` otherwise.
@@ -47,6 +49,7 @@ class Task(ABC):
     metric: ClassVar[str]
     metric_title: ClassVar[str]
     higher_is_better: ClassVar[bool] = False
+    quantizes: ClassVar[tuple[str, ...]] = ()
     batch_axis: ClassVar[int] = 1
     given_data: Any = None
     dataset: str

@@ -12,7 +12,7 @@ from qlstm_bench.data.text import Unit
 from qlstm_bench.tasks.language_modelling import LanguageModelling, State
 from qlstm_bench.tasks.layers import make_initial_state, make_layer
 from qlstm_bench.training.optimizer import has_unit_levels
-from qlstm_core import InitialState, RecurrentLayer
+from qlstm_core import Embedding, InitialState, Linear, RecurrentLayer
 
 _LARGEST_EXPONENT = 700.0
 
@@ -20,8 +20,8 @@ _LARGEST_EXPONENT = 700.0
 class WordLanguageModel(nn.Module):
     """Embedded words, a recurrent layer, and a linear one that scores the next word: ``V h_t + a``.
 
-    Dropout acts on the embedded words and on what the recurrent layer gives. Embedding and V keep full
-    precision, and start from U(−limit, limit), a from 0.
+    Dropout acts on the embedded words and on what the recurrent layer gives. Embedding and V start from
+    U(−limit, limit), a from 0.
 
     Args:
         words: size of the vocabulary.
@@ -29,6 +29,7 @@ class WordLanguageModel(nn.Module):
         dropout: share of the features that are zeroed in training.
         initial_state: state that it begins from where none is given; zeros by default.
         limit: largest magnitude of a weight of embedding or V at the start.
+        embedding_quantizer, head_quantizer: quantizers of the embedding and of V.
     """
 
     def __init__(
@@ -39,16 +40,20 @@ class WordLanguageModel(nn.Module):
         initial_state: InitialState | None = None,
         *,
         limit: float = 0.1,
+        embedding_quantizer: str = "none",
+        head_quantizer: str = "none",
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, recurrent.input_size)
+        self.embedding = Embedding(words, recurrent.input_size, quantizer=embedding_quantizer)
         self.recurrent = recurrent
-        self.output = nn.Linear(recurrent.output_size, words)
+        self.output = Linear(recurrent.output_size, words, quantizer=head_quantizer)
         self.dropout = dropout
         self.initial_state = initial_state
         nn.init.uniform_(self.embedding.weight, -limit, limit)
         nn.init.uniform_(self.output.weight, -limit, limit)
         nn.init.zeros_(self.output.bias)
+        self.embedding.prepare_from_weights()
+        self.output.prepare_from_weights()
 
     def features(self, words: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return what the output layer sees, ``(T, B, features)``, and the recurrent layer's last state."""
@@ -88,12 +93,21 @@ class WordLM(LanguageModelling):
     metric = "ppl"
     metric_title = "perplexity"
     unit: ClassVar[Unit] = "words"
+    quantizes: ClassVar[tuple[str, ...]] = ("embedding", "head")
 
     def model(self, quantizer: str, normalizer: str) -> WordLanguageModel:
         """Return a fresh :class:`WordLanguageModel`."""
         layer = self._layer(quantizer, normalizer)
         start = make_initial_state(self._config, layer)
-        return WordLanguageModel(len(self._text.symbols), layer, self._config.dropout, start)
+        return WordLanguageModel(
+            len(self._text.symbols), layer, self._config.dropout, start, **self._quantizers
+        )
+
+    @property
+    def _quantizers(self) -> dict[str, str]:
+        """The quantizers of what stands around the recurrent layer."""
+        c = self._config
+        return {"embedding_quantizer": c.embedding_quantizer, "head_quantizer": c.head_quantizer}
 
     def _layer(self, quantizer: str, normalizer: str) -> RecurrentLayer:
         """Return the recurrent layer, whose input has the size of its output."""

@@ -23,7 +23,7 @@ from qlstm_bench.training.optimizer import GradientNorm, Schedule, WeightAverage
 from qlstm_bench.training.random_state import random_state, restore_random_state
 from qlstm_bench.training.result import DatasetRecord, Result, Status
 from qlstm_bench.training.team import Team
-from qlstm_core import Quantizer, RecurrentLayer, track_curvature
+from qlstm_core import QuantizedLayer, Quantizer, model_bytes, track_curvature
 from qlstm_core.plugins import registry
 
 Listener = Callable[[int, int, Mapping[str, float]], None]
@@ -210,7 +210,7 @@ class Training:
             return
         self.optimizer.step()
         for layer in self.module.modules():
-            if isinstance(layer, RecurrentLayer):
+            if isinstance(layer, QuantizedLayer):
                 layer.constrain_()
         if self.average is not None:
             self.average.update()
@@ -301,7 +301,7 @@ class Training:
             metrics[f"best_valid_{metric}"], metrics["best_step"] = value, step
             metrics[f"valid_{metric}"] = validated[-1][0] if self.best is None else value
         with torch.device("meta"):
-            plain = self.task.recurrent(self.task.model("none", "none"))
+            plain = self.task.model("none", "none")
         return Result(
             status=status,
             error=error,
@@ -318,7 +318,9 @@ class Training:
             gradient_norms=list(gradient_norms),
             steps=self.step,
             storage_bytes=self.task.recurrent(self.module).storage_bytes(),
-            float32_bytes=plain.storage_bytes(),
+            float32_bytes=self.task.recurrent(plain).storage_bytes(),
+            model_bytes=model_bytes(self.module),
+            model_float32_bytes=model_bytes(plain, quantized=False),
             dataset=DatasetRecord(name=self.task.dataset, sha256=self.task.dataset_sha256),
             device=provenance.device_title(self.fabric.device),
             versions=provenance.versions(),

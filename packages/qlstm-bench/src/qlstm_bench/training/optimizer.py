@@ -41,7 +41,8 @@ def check_curvature(config: RunConfig) -> None:
         )
     if config.optimizer != "sgd":
         return
-    for name in (config.quantizer, config.input_quantizer or "none"):
+    others = (config.input_quantizer or "none", config.embedding_quantizer, config.head_quantizer)
+    for name in (config.quantizer, *others):
         if registry.quantizers.create(name).needs_curvature:
             raise ConfigError(
                 f"optimizer: quantizer {name!r} weighs errors by the optimizer's second moments, "

@@ -73,6 +73,8 @@ class Result(BaseModel):
         steps: optimizer steps done.
         storage_bytes: size of the recurrent layer as deployed.
         float32_bytes: size of the same layer without quantizer and normaliser.
+        model_bytes: size of the whole model as deployed.
+        model_float32_bytes: size of the whole model without quantizers and normalisers.
         dataset: what it was trained on.
         device: device of the training.
         versions: versions of Python, PyTorch, NumPy and every plugin.
@@ -98,6 +100,8 @@ class Result(BaseModel):
     steps: Count
     storage_bytes: Size
     float32_bytes: Size
+    model_bytes: Size
+    model_float32_bytes: Size
     dataset: DatasetRecord
     device: str
     versions: dict[str, str]
@@ -133,8 +137,13 @@ class Result(BaseModel):
         if self.status == "completed":
             valid, test = self.figure("valid"), self.figure("test")
             parts.append(f"{valid:.3f} {self.metric_title} in validation, {test:.3f} in test")
+        layer, plain, model, plain_model = (
+            f"{size / 1024:.0f}"
+            for size in (self.storage_bytes, self.float32_bytes, self.model_bytes, self.model_float32_bytes)
+        )
         parts.append(
-            f"{self.storage_bytes / 1024:.0f} KB instead of {self.float32_bytes / 1024:.0f} KB in float32"
+            f"recurrent layer {layer} KB instead of {plain} in float32, whole model {model} instead of "
+            f"{plain_model}"
         )
         parts.append(f"gradient growth {format_growth(self.metrics.get('gradient_growth', math.nan))}")
         parts.append(f"{self.steps} steps in {self.wall_s:.0f} s")

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import seed_everything
 
 from qlstm_bench.config import RunConfig
-from qlstm_bench.errors import BenchError, RunError
+from qlstm_bench.errors import BenchError, ConfigError, RunError
 from qlstm_bench.loggers import check_loggers
 from qlstm_bench.tasks import Task, tasks_of
 from qlstm_bench.tasks.cells import cell_settings, check_cell
@@ -100,6 +100,10 @@ class Outcome:
         return f"{before}{self.result.describe()}; {self.run.directory}"
 
 
+_PARTS = {"embedding_quantizer": "embedding", "head_quantizer": "head"}
+"""Settings of quantizers for parts of the model that only some tasks have."""
+
+
 def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     """Return complete settings and their task, not yet prepared.
 
@@ -116,9 +120,16 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
         "task": tasks.canonical(settings.get("task", "char-lm")),
         "quantizer": registry.quantizers.canonical(settings.get("quantizer", "none")),
         "normalizer": registry.normalizers.canonical(settings.get("normalizer", "none")),
-        "state_quantizer": registry.quantizers.canonical(settings.get("state_quantizer", "none")),
     }
+    for part in ("state_quantizer", *_PARTS):
+        names[part] = registry.quantizers.canonical(settings.get(part, "none"))
     task: Task = tasks.create(names["task"])
+    for part, name in _PARTS.items():
+        if names[part] != "none" and name not in task.quantizes:
+            raise ConfigError(
+                f"{part}={names[part]}: the model of task {names['task']} has no {name} that takes a "
+                f"quantizer; it has {', '.join(task.quantizes) or 'none beside its recurrent layer'}"
+            )
     if isinstance(settings.get("input_quantizer"), str):
         names["input_quantizer"] = registry.quantizers.canonical(settings["input_quantizer"])
     merged = {**task.defaults, **({} if launched is None else {"processes": launched}), **settings, **names}

@@ -9,7 +9,7 @@ from qlstm_core.layers.initial_state import InitialState
 from qlstm_core.layers.lstm import LSTM
 from qlstm_core.layers.matrix import Embedding, Linear
 from qlstm_core.layers.prepared import StateTrace
-from qlstm_core.layers.quantized import QuantizedLayer
+from qlstm_core.layers.quantized import QuantizedLayer, model_bytes
 from qlstm_core.layers.route import Route, readable_loop
 from qlstm_core.layers.stack import RecurrentLayer, record_states
 
@@ -28,6 +28,7 @@ __all__ = [
     "StateTrace",
     "cells_of",
     "layer_by_name",
+    "model_bytes",
     "readable_loop",
     "record_states",
 ]

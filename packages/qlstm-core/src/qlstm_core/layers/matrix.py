@@ -63,6 +63,10 @@ class _Matrix(QuantizedLayer):
         """Return the quantizer of ``weight``, if there is one."""
         return {"weight": self.quantizer} if self.quantizes else {}
 
+    def weight_bytes(self) -> dict[str, int]:
+        """Return the bytes of ``weight`` at its quantizer's bits and scales."""
+        return {"weight": self.quantizer.storage_bytes(1, *self.weight.shape)}
+
     def adopt_quantizer(self, weight: str, quantizer: Quantizer) -> None:
         """Take the quantizer of another layer that has the same weight."""
         self.quantizer = quantizer
@@ -151,7 +155,7 @@ class Linear(_Matrix, nn.Linear):
     def storage_bytes(self) -> int:
         """Bytes as deployed: the weight at its quantizer's bits and scales, the bias at 32 bits."""
         bias = 0 if self.bias is None else self.out_features
-        return self.quantizer.storage_bytes(1, self.out_features, self.in_features) + 4 * bias
+        return self.weight_bytes()["weight"] + 4 * bias
 
 
 class Embedding(_Matrix, nn.Embedding):
@@ -236,7 +240,7 @@ class Embedding(_Matrix, nn.Embedding):
     def storage_bytes(self) -> int:
         """Bytes as deployed: the weight at its quantizer's bits and scales, a padding's row at 32 bits."""
         padding = 4 * self.embedding_dim if self.quantizes and self.padding_idx is not None else 0
-        return self.quantizer.storage_bytes(1, self.num_embeddings, self.embedding_dim) + padding
+        return self.weight_bytes()["weight"] + padding
 
 
 def _embedding_settings(layer: nn.Embedding) -> dict[str, Any]:

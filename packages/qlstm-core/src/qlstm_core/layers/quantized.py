@@ -41,5 +41,43 @@ class QuantizedLayer(nn.Module):
         """Apply every quantizer's own constraint to its weight; call after each optimizer step."""
 
     @abstractmethod
+    def weight_bytes(self) -> dict[str, int]:
+        """Return the bytes of each weight as deployed, by its name; 4 a number where nothing quantizes."""
+
+    @abstractmethod
     def storage_bytes(self) -> int:
         """Bytes of the layer as deployed."""
+
+
+def model_bytes(model: nn.Module, *, quantized: bool = True) -> int:
+    """Return the bytes of a whole model as deployed.
+
+    Quantized layers count what they store; all other parameters and floating-point buffers count 4 bytes a
+    number. A weight that several layers share counts once.
+
+    Args:
+        model: any module.
+        quantized: ``False`` counts 4 bytes for every number of a quantized weight too: the same model at
+            float32.
+    """
+    total = 0
+    seen: set[int] = set()
+    inside: set[nn.Module] = set()
+    for module in model.modules():
+        if module in inside:
+            continue
+        if isinstance(module, QuantizedLayer):
+            inside.update(module.modules())
+            sizes = module.weight_bytes()
+            total += module.storage_bytes() - sum(sizes.values())
+            for name, size in sizes.items():
+                weight = getattr(module, name)
+                if id(weight) not in seen:
+                    total += size if quantized else 4 * weight.numel()
+                seen.add(id(weight))
+            continue
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point() and id(tensor) not in seen:
+                total += 4 * tensor.numel()
+                seen.add(id(tensor))
+    return total

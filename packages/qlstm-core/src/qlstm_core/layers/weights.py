@@ -370,24 +370,26 @@ class WeightedLayer(QuantizedLayer):
         """Take the quantizer of another layer that has the same weight."""
         self.quantizers[weight.removeprefix("weight_")] = quantizer
 
+    def weight_bytes(self) -> dict[str, int]:
+        """Return the bytes of each weight at its quantizer's bits and scales, by its name."""
+        quantizers = self.weight_quantizers()
+        sizes = {}
+        for layer, direction in self.layer_directions():
+            for key, shape in self.matrix_shapes(layer).items():
+                name = f"weight_{key}{suffix_of(layer, direction)}"
+                sizes[name] = quantizers.get(name, NoQuantizer()).storage_bytes(*shape)
+        return sizes
+
     def storage_bytes(self) -> int:
         """Bytes of the layer as deployed.
 
         Weights at their quantizer's bits and scales; all else at 32 bits: the biases of ``hidden`` per gate
         (two that are only ever added fold into one), gains, biases and running statistics of the normalisers.
         """
-        total = 0
         names = self.bias_names
         biases = len(names) and len(self.cell.gates) + (len(names) - 1) * len(self.cell.separate)
-        for layer, direction in self.layer_directions():
-            suffix = suffix_of(layer, direction)
-            for key, (gates, rows, cols) in self.matrix_shapes(layer).items():
-                quantizer = (
-                    self.quantizers[key + suffix] if key + suffix in self.quantizers else NoQuantizer()
-                )
-                assert isinstance(quantizer, Quantizer)
-                total += quantizer.storage_bytes(gates, rows, cols)
-            total += 4 * biases * self.hidden_size
+        total = sum(self.weight_bytes().values())
+        total += 4 * biases * self.hidden_size * self.num_layers * self.num_directions
         for module in self.normalizers.values():
             assert isinstance(module, Normalizer)
             total += module.storage_bytes()
