@@ -164,7 +164,7 @@ def test_families_that_torch_has_not_say_so() -> None:
         FactorizedLSTM(6, 4, rank=2).to_float()
     with pytest.raises(TypeError, match="no float layer of the equations of FactorizedLSTM"):
         FactorizedLSTM.from_float(nn.LSTM(3, 4))
-    with pytest.raises(TypeError, match=r"expected a torch.nn.LSTM, got GRU"):
+    with pytest.raises(TypeError, match=r"expected a torch.nn.LSTM, got torch.nn.modules.rnn.GRU"):
         LSTM.from_float(nn.GRU(3, 4))
 
 
@@ -369,3 +369,36 @@ def test_normalisers_are_fitted_to_what_the_model_gives_its_layers() -> None:
     assert converted.training
     assert all(module.training for module in model.modules())
     torch.testing.assert_close(converted.eval()(batches[0]), model.eval()(batches[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_data_that_reaches_no_layer_is_an_error() -> None:
+    model = Model(6, 4, [Recurrent(nn.LSTM(4, 4))], tied=False)
+    with pytest.raises(ValueError, match=r"stages.0.layer, a LSTM, was never called with data"):
+        convert(model, ScaledSign(), FeatureNorm(), only=nn.LSTM, data=[])
+    with pytest.raises(ValueError, match="no batch in data"):
+        LSTM.from_float(nn.LSTM(4, 4), normalizer=FeatureNorm(), data=[])
+
+
+def test_embeddings_whose_rows_change_alone_are_skipped() -> None:
+    model = nn.Sequential(
+        nn.Embedding(5, 3, max_norm=0.5), nn.Embedding(5, 3, sparse=True), nn.Embedding(5, 3)
+    )
+    _, report = convert(model, ScaledSign())
+    assert report.replaced == ["2"]
+    assert convert(model).report.replaced == ["0", "1", "2"]
+    with pytest.raises(ValueError, match=r"max_norm=0.5 .* leave one of them out"):
+        Embedding.from_float(model[0], quantizer=ScaledSign())
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda: convert(3), "expected a torch.nn.Module, got int: 3"),
+        (lambda: convert(nn.Linear(2, 2), only=3), "only must be names, .* got int: 3"),
+        (lambda: Linear.from_float(nn.LSTM(3, 3)), r"expected a torch.nn.Linear, got torch.nn.*LSTM"),
+        (lambda: LSTM.from_float(LSTM(3, 3)), r"expected a torch.nn.LSTM, got qlstm_core.*LSTM"),
+    ],
+)
+def test_what_is_no_layer_is_named(call: Any, problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        call()

@@ -327,3 +327,32 @@ def test_noise_of_initial_states() -> None:
     for wrong in (-0.1, math.inf, math.nan):
         with pytest.raises(ValueError, match=f"noise must be a finite number from 0, got {wrong}"):
             InitialState(layer, noise=wrong)
+
+
+def test_layers_of_torch_are_named_and_refused() -> None:
+    for start in (
+        *init.INITIALIZERS.values(),
+        lambda layer: init.data_start_(layer, torch.ones(2, 2, 3)),
+        InitialState,
+    ):
+        with pytest.raises(
+            TypeError, match=r"expected a recurrent layer of qlstm_core, .* got torch.nn.*LSTM"
+        ):
+            start(nn.LSTM(3, 5))
+    with pytest.raises(TypeError, match="record_states: expected"), record_states(nn.LSTM(3, 5)):
+        pass
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_gains_do_not_start_from_what_is_not_finite(value: float) -> None:
+    layer = LSTM(3, 4, normalizer=RowGain())
+    before = copy.deepcopy(layer.state_dict())
+    for batch in (torch.full((2, 3, 3), value), torch.ones(0, 3, 3)):
+        with pytest.raises(ValueError, match="empty, or has numbers that are not finite"):
+            init.data_start_(layer, batch)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+
+
+def test_a_negative_number_of_sequences_has_no_state() -> None:
+    with pytest.raises(ValueError, match="must be from 0, got -1"):
+        InitialState(LSTM(2, 3))(-1)

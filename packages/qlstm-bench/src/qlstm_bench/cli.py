@@ -89,7 +89,10 @@ def _lacks_memory(error: Exception) -> bool:
 
 
 def _interrupted() -> int:
-    print("qlstm-bench: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    print(
+        "qlstm-bench: interrupted; the same command goes on from the last checkpoint, if there is one yet",
+        file=sys.stderr,
+    )
     return _INTERRUPTED
 
 

@@ -56,6 +56,7 @@ def test_what_is_no_margin_is_refused(value: float | str) -> None:
         ({"margins": {"mnist:permuted=true": 5}}, "must be a task's name without options"),
         ({"where": {"cel": "gru"}}, r"where: no setting 'cel' \(did you mean 'cell'\?\)"),
         ({"where": {"quantizer": "bwn"}}, "where: no setting 'quantizer'"),
+        ({"where": {"layers": [1, "two"]}}, "where: layers cannot be 'two': Input should be a valid integer"),
     ],
 )
 def test_a_claim_checks_itself(changes: dict[str, Any], message: str) -> None:
@@ -68,6 +69,9 @@ def test_a_claim_checks_itself(changes: dict[str, Any], message: str) -> None:
     [
         (({"quantizer": "bwn"}, "wors", {"quantizer": "none"}), r"'wors' is none .did you mean 'worse'"),
         (({"quantiser": "bwn"}, "worse", {"quantizer": "none"}), r"first: no setting 'quantiser'"),
+        (({"quantizer": []}, "worse", {"quantizer": "none"}), "quantizer must list at least one value"),
+        (({"quantizer": "bwn"}, "worse", {"quantizer": ["none", "twn"]}), r"cannot be \['none'"),
+        (({"quantizer": 3}, "worse", {"quantizer": "none"}), "first: quantizer cannot be 3: .* valid string"),
         (({"quantizer": "bwn"}, "worse", {}), "second must name a setting"),
         (({"quantizer": "bwn"}, "worse", "none"), "second must map settings of a run to values, got 'none'"),
     ],

@@ -62,6 +62,7 @@ def install() -> Iterator[Callable[..., None]]:
         ({"size_kb": math.inf}, "size_kb must be above 0, and finite, got inf"),
         ({"settings": {"layer": 2}}, r"settings: no setting 'layer' \(did you mean 'layers'"),
         ({"settings": {"hidden": 2}}, "settings: no setting 'hidden'"),
+        ({"settings": {"layers": [1, 2]}}, r"settings: layers cannot be \[1, 2\]: .* valid integer"),
         ({"source": "a\nb"}, "source must be one non-empty printable line"),
     ],
 )

@@ -228,6 +228,15 @@ def test_every_form_holds_the_same_figures(
     assert frame.loc["bwn", "none"].gradient_growth == math.inf
 
 
+def test_a_files_name_says_its_format(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for ending, start in (("md", "## "), ("csv", "task,"), ("tex", "% "), ("html", "<!")):
+        assert main(["report", str(runs), "--out", f"table.{ending}"]) == 0
+        assert Path(f"table.{ending}").read_text(encoding="utf-8").lower().startswith(start)
+    capsys.readouterr()
+    assert main(["report", str(runs), "--out", "table.xyz"]) == 2
+    assert "--out 'table.xyz' ends in none of .html, .htm, .md, .csv, .tex" in capsys.readouterr().err
+
+
 def test_the_longest_names_fit_a_terminal(tmp_path: Path) -> None:
     make_run(tmp_path, "binary-connect", "batch-separate", status="diverged", diverged_at=1000)
     output = io.StringIO()

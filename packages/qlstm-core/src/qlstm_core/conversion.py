@@ -125,9 +125,12 @@ def convert(
         The converted model and a :class:`Report`.
 
     Raises:
-        ValueError: no layer to replace, with the reasons; a shared weight that would get two quantizers; what
-            a layer's ``from_float`` refuses.
+        TypeError: a model that is none, or a filter that is none.
+        ValueError: no layer to replace, with the reasons; a shared weight that would get two quantizers; a
+            layer that ``data`` does not reach; what a layer's ``from_float`` refuses.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert: expected a torch.nn.Module, got {type(model).__name__}: {model!r}")
     filters = _filters(only)
     if not inplace:
         model = copy.deepcopy(model)
@@ -136,7 +139,7 @@ def convert(
     for name, module in model.named_modules():
         if not isinstance(module, nn.LSTM | nn.GRU | nn.Linear | nn.Embedding):
             continue
-        why = _obstacle(model, name, module, filters)
+        why = _obstacle(model, name, module, filters, quantizer)
         if why:
             size = _float_bytes(module)
             rows.append(Layer(name, type(module).__name__, why, size, size))
@@ -149,13 +152,18 @@ def convert(
             "convert: nothing to replace: "
             + (found or f"{type(model).__name__} has no torch.nn.LSTM, GRU, Linear or Embedding")
         )
-    inputs = _recorded(model, chosen, data) if data is not None and normalizer != "none" else {}
+    inputs = _recorded(model, chosen, data) if data is not None and normalizer != "none" else None
     owners = _owners(model)
     new: dict[int, QuantizedLayer] = {}
     for name, module in chosen.items():
         options: dict[str, Any] = {"quantizer": quantizer}
         if type(module) in RECURRENT:
-            seen = inputs.get(name)
+            seen = None if inputs is None else inputs.get(name)
+            if inputs is not None and seen is None:
+                raise ValueError(
+                    f"convert: {name or 'the model'}, a {type(module).__name__}, was never called with data, "
+                    "to which its normalisers are to be fitted: leave it out with only, or leave data out"
+                )
             options |= {"normalizer": normalizer, "tokens": tokens, "data": seen}
         family: Any = (RECURRENT | MATRICES)[type(module)]
         layer = family.from_float(module, **options)
@@ -177,13 +185,14 @@ def _with_size(row: Layer, size: int) -> Layer:
 
 
 def _float_bytes(module: nn.Module) -> int:
-    return sum(4 * parameter.numel() for parameter in module.parameters())
+    known = (p for p in module.parameters() if not isinstance(p, nn.UninitializedParameter))
+    return sum(4 * parameter.numel() for parameter in known)
 
 
 def _filters(only: Filter | Iterable[Filter] | None) -> list[Filter] | None:
     if only is None:
         return None
-    given = [only] if isinstance(only, str | type) or callable(only) else list(only)
+    given = list(only) if isinstance(only, Iterable) and not isinstance(only, str | type) else [only]
     for item in given:
         if not (isinstance(item, str) or callable(item)):
             raise TypeError(
@@ -193,7 +202,9 @@ def _filters(only: Filter | Iterable[Filter] | None) -> list[Filter] | None:
     return given
 
 
-def _obstacle(model: nn.Module, name: str, module: nn.Module, filters: list[Filter] | None) -> str | None:
+def _obstacle(
+    model: nn.Module, name: str, module: nn.Module, filters: list[Any] | None, quantizer: QuantizerLike
+) -> str | None:
     """Return why a layer is not to be replaced, or ``None``."""
     if isinstance(module, QuantizedLayer):
         return "is one of ours already"
@@ -207,6 +218,12 @@ def _obstacle(model: nn.Module, name: str, module: nn.Module, filters: list[Filt
         inside = name.startswith(f"{parent}.") if parent else bool(name)
         if inside and isinstance(outer, _READ_BY_OTHERS):
             return f"{parent or 'the model'}, a {type(outer).__name__}, reads its weight without calling it"
+    if (
+        isinstance(module, nn.Embedding)
+        and quantizer != "none"
+        and (module.sparse or module.max_norm is not None)
+    ):
+        return "sparse or max_norm changes single rows, and a quantizer looks at all of them"
     if (
         module._forward_hooks
         or module._forward_pre_hooks

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.interfaces import NoNormalizer, Normalizer, acts_on_activations, acts_on_weights
 from qlstm_core.layers.prepared import StateTrace
-from qlstm_core.layers.stack import RecurrentLayer, record_states
+from qlstm_core.layers.stack import RecurrentLayer, check_recurrent, record_states
 from qlstm_core.layers.weights import suffix_of
 
 Layer = TypeVar("Layer", bound=RecurrentLayer)
@@ -35,6 +35,7 @@ def torch_(layer: Layer) -> Layer:
     Args:
         layer: any recurrent layer; its ``initial_bound`` may say otherwise for some weights.
     """
+    check_recurrent("torch_", layer)
     layer.reset_parameters()
     return layer
 
@@ -55,6 +56,7 @@ def orthogonal_(layer: Layer) -> Layer:
     def fill(key: str, matrices: Tensor, inputs: int) -> None:
         _orthogonal(matrices)
 
+    check_recurrent("orthogonal_", layer)
     return _start(layer, fill)
 
 
@@ -72,6 +74,7 @@ def identity_(layer: Layer) -> Layer:
 
     Source: Cooijmans et al. 2017, arXiv:1603.09025, section 5.1; the code of Hou et al. 2019 for MNIST.
     """
+    check_recurrent("identity_", layer)
     cell = layer.cell
     if not cell.candidate:
         raise ValueError(f"identity_: cell {cell.name!r} does not say which gate is its candidate")
@@ -114,6 +117,7 @@ def glorot_(layer: Layer) -> Layer:
         bound = math.sqrt(6 / (inputs + matrices.shape[0] * matrices.shape[1]))
         nn.init.uniform_(matrices, -bound, bound)
 
+    check_recurrent("glorot_", layer)
     return _start(layer, fill)
 
 
@@ -197,10 +201,15 @@ def data_start_(layer: Layer, input: Tensor | PackedSequence, hx: Any = None) ->
         hx: initial state, likewise.
 
     Raises:
-        ValueError: no normaliser of the layer has such a gain.
+        TypeError: another kind of layer.
+        ValueError: no normaliser of the layer has such a gain, or an input that is empty or not finite.
 
     Source: Salimans and Kingma 2016, arXiv:1602.07868, section 3.
     """
+    check_recurrent("data_start_", layer)
+    rows = input.data if isinstance(input, PackedSequence) else input
+    if rows.numel() == 0 or not rows.isfinite().all():
+        raise ValueError("data_start_: the input is empty, or has numbers that are not finite")
     if all(_gain(layer, key) is None for key in layer.normalizers):
         raise ValueError(
             "data_start_ sets the gains of weight normalisation, and this layer has none: "

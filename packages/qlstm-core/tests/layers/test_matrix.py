@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from right_plugins import LearnedSign, RowSign, ScaledSign, WeightedSign
+from right_plugins import LearnedSign, RandomSign, RowSign, ScaledSign, WeightedSign
 from torch import nn
 
 from qlstm_core import GRU, Embedding, Linear, model_bytes, track_curvature
@@ -163,3 +163,18 @@ def test_the_bytes_of_a_model_are_those_of_its_parts() -> None:
     others = 4 * 12 + 4 * 6 + 4 * 8  # gain, bias, mean and variance of 3; weight and bias; the head's bias
     assert model_bytes(model) == (4 + 4) + layer.storage_bytes() + others
     assert model_bytes(model, quantized=False) == 4 * 32 + GRU(4, 4).storage_bytes() + others
+
+
+def test_the_float_twin_is_not_sampled() -> None:
+    for layer in (Linear(20, 30, quantizer=RandomSign()), Embedding(30, 20, quantizer=RandomSign())):
+        assert layer.training
+        first, second = layer.to_float(), layer.to_float()
+        assert torch.equal(first.weight, second.weight)
+        assert torch.equal(first.weight, layer.eval().quantized_weight())
+
+
+def test_pretrained_rows_are_taken_as_torch_takes_them() -> None:
+    rows = torch.randn(5, 3)
+    embedding = Embedding.from_pretrained(rows)
+    assert not embedding.weight.requires_grad
+    assert torch.equal(embedding(torch.arange(5)), rows)

@@ -21,7 +21,7 @@ runs are named and left out.
 Examples:
   qlstm-bench report runs
   qlstm-bench report runs/char-lm-none-none-* runs/char-lm-bwn-layer-* --out comparison.html
-  qlstm-bench report runs --format csv --out table.csv
+  qlstm-bench report runs --out table.csv
   qlstm-bench report runs --format latex
   qlstm-bench report runs --format md --table claims
 """
@@ -44,9 +44,40 @@ class Table(StrEnum):
     CLAIMS = "claims"
 
 
+_ENDINGS = {
+    ".html": Format.HTML,
+    ".htm": Format.HTML,
+    ".md": Format.MARKDOWN,
+    ".csv": Format.CSV,
+    ".tex": Format.LATEX,
+}
+
+
+def _format_of(out: Path | None) -> Format:
+    """Return the format that a file's name says.
+
+    Raises:
+        RunError: a name that says none.
+    """
+    from qlstm_bench.errors import RunError
+
+    if out is None:
+        return Format.HTML
+    if (found := _ENDINGS.get(out.suffix.lower())) is None:
+        raise RunError(
+            f"--out {str(out)!r} ends in none of {', '.join(_ENDINGS)}: say which --format it shall have"
+        )
+    return found
+
+
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Run folders, or folders of them.")],
-    format_: Annotated[Format, typer.Option("--format", help="Of the report.")] = Format.HTML,
+    format_: Annotated[
+        Format | None,
+        typer.Option(
+            "--format", help="Of the report; default: what --out ends in, else html.", show_default=False
+        ),
+    ] = None,
     table: Annotated[
         Table | None,
         typer.Option(
@@ -71,6 +102,8 @@ def report(
     from qlstm_bench.tables import shorten
     from qlstm_core.files import replace_file
 
+    if format_ is None:
+        format_ = _format_of(out)
     if table is not None and format_ is Format.HTML:
         raise RunError(f"--table {table.value} is for --format md, csv or latex: a page has all tables")
     records, problems = collect(runs)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from qlstm_bench.config import RunConfig
 from qlstm_core.plugins.errors import suggest
 
@@ -35,17 +37,21 @@ def check_number(title: str, field: str, value: object, *, above: float = -math.
         raise ValueError(f"{title}: {field} must be {wanted}, got {value!r}")
 
 
-def check_settings(title: str, field: str, settings: object, taken: Iterable[str] = ()) -> None:
-    """Refuse what does not map settings of a run to values.
+def check_settings(
+    title: str, field: str, settings: object, taken: Iterable[str] = (), *, lists: bool = False
+) -> None:
+    """Refuse what does not map settings of a run to values that they can have, or to ``"any"``.
 
     Args:
         title: what is checked, for messages.
         field: its field.
         settings: the mapping.
         taken: settings that have a field of their own.
+        lists: whether a list may stand for several values.
 
     Raises:
-        TypeError, ValueError: no mapping, or a setting that does not exist; names the nearest.
+        TypeError, ValueError: no mapping, a setting that does not exist, with the nearest, or a value that it
+            cannot have.
     """
     if not isinstance(settings, Mapping):
         raise TypeError(f"{title}: {field} must map settings of a run to values, got {settings!r}")
@@ -53,6 +59,18 @@ def check_settings(title: str, field: str, settings: object, taken: Iterable[str
     for name in settings:
         if name not in known:
             raise ValueError(f"{title}: {field}: no setting {name!r}{suggest(str(name), known)}")
+    for name, value in settings.items():
+        several = isinstance(value, list | tuple) and lists
+        if several and not value:
+            raise ValueError(f"{title}: {field}: {name} must list at least one value")
+        for one in value if several else [value]:
+            try:
+                if one != "any":
+                    kind: Any = RunConfig.model_fields[name].annotation
+                    TypeAdapter(kind).validate_python(one, strict=True)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise ValueError(f"{title}: {field}: {name} cannot be {one!r}: {reason}") from None
 
 
 def task_fits(wanted: str, task: str) -> bool:

@@ -83,7 +83,7 @@ class Comparison:
                 f"allowed: {allowed}"
             )
         for name in ("first", "second"):
-            check_settings("Comparison", name, getattr(self, name))
+            check_settings("Comparison", name, getattr(self, name), lists=name == "first")
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         if not self.second:
             raise ValueError("Comparison: second must name a setting in which it differs from the first")
@@ -135,7 +135,7 @@ class Claim:
             raise TypeError(f"{title}: compare must be a tuple of Comparison, got {self.compare!r}")
         if not self.compare:
             raise ValueError(f"{title}: compare must have at least one Comparison")
-        check_settings(title, "where", self.where, self.varied)
+        check_settings(title, "where", self.where, self.varied, lists=True)
         if not isinstance(self.margins, Mapping) or not self.margins:
             raise TypeError(f"{title}: margins must map tasks to margins, got {self.margins!r}")
         for task in self.margins:

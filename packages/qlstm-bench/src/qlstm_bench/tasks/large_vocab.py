@@ -142,7 +142,8 @@ class LargeVocabularyLM(WordLM):
             sparse,
             start,
             embedding_factor=factor,
-            **self._quantizers,
+            embedding_quantizer=c.embedding_quantizer,
+            head_quantizer=c.head_quantizer,
         )
 
     def loss(

@@ -100,14 +100,13 @@ class WordLM(LanguageModelling):
         layer = self._layer(quantizer, normalizer)
         start = make_initial_state(self._config, layer)
         return WordLanguageModel(
-            len(self._text.symbols), layer, self._config.dropout, start, **self._quantizers
+            len(self._text.symbols),
+            layer,
+            self._config.dropout,
+            start,
+            embedding_quantizer=self._config.embedding_quantizer,
+            head_quantizer=self._config.head_quantizer,
         )
-
-    @property
-    def _quantizers(self) -> dict[str, str]:
-        """The quantizers of what stands around the recurrent layer."""
-        c = self._config
-        return {"embedding_quantizer": c.embedding_quantizer, "head_quantizer": c.head_quantizer}
 
     def _layer(self, quantizer: str, normalizer: str) -> RecurrentLayer:
         """Return the recurrent layer, whose input has the size of its output."""

@@ -64,7 +64,8 @@ class TorchTwin(RecurrentLayer):
             raise TypeError(_no_twin(cls))
         if type(layer) is not cls.twin:
             expected = f"torch.nn.{cls.twin.__name__}"
-            raise TypeError(f"{cls.__name__}.from_float: expected a {expected}, got {type(layer).__name__}")
+            found = f"{type(layer).__module__}.{type(layer).__name__}"
+            raise TypeError(f"{cls.__name__}.from_float: expected a {expected}, got {found}")
         first = layer._parameters.get("weight_ih_l0")
         if first is None:
             raise ValueError(
@@ -229,8 +230,13 @@ def fit_normalizers_(layer: RecurrentLayer, reference: RecurrentLayer, data: Bat
         layer: the layer whose normalisers change; weights and biases stay.
         reference: a layer of the same family and sizes without normalisers.
         data: as :meth:`TorchTwin.from_float` takes it.
+
+    Raises:
+        ValueError: no batch.
     """
     batches = list(_batches(data))
+    if not batches:
+        raise ValueError("there is no batch in data to fit normalisers to")
     training = layer.training
     layer.eval()
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qlstm_core.layers.stack import RecurrentLayer
+from qlstm_core.layers.stack import RecurrentLayer, check_recurrent
 from qlstm_core.layers.torch_call import bare
 
 
@@ -46,7 +46,8 @@ class InitialState(nn.Module):
 
     def __init__(self, layer: RecurrentLayer, noise: float = 0.0, *, noise_in_eval: bool = True) -> None:
         super().__init__()
-        if not 0 <= noise < math.inf:
+        check_recurrent("InitialState", layer)
+        if not isinstance(noise, int | float) or not 0 <= noise < math.inf:
             raise ValueError(f"noise must be a finite number from 0, got {noise!r}")
         self.noise = noise
         self.noise_in_eval = noise_in_eval
@@ -59,6 +60,8 @@ class InitialState(nn.Module):
 
     def forward(self, batch: int) -> Any:
         """Return the ``hx`` of so many sequences: each ``(layers · directions, batch, features)``."""
+        if batch < 0:
+            raise ValueError(f"InitialState: the number of sequences must be from 0, got {batch}")
         noisy = self.noise > 0 and (self.training or self.noise_in_eval)
         states: list[Tensor] = []
         for name in self._names:

@@ -94,8 +94,13 @@ class _Matrix(QuantizedLayer):
 
     def _as_float(self, twin: nn.Module) -> Any:
         """Return torch's layer with the weight that this one computes with."""
-        twin.weight = nn.Parameter(self.quantized_weight().detach().clone(), self.weight.requires_grad)
-        return twin.train(self.training)
+        training = self.training
+        self.eval()  # what is deployed is not sampled
+        try:
+            twin.weight = nn.Parameter(self.quantized_weight().detach().clone(), self.weight.requires_grad)
+        finally:
+            self.train(training)
+        return twin.train(training)
 
 
 class Linear(_Matrix, nn.Linear):
@@ -135,12 +140,13 @@ class Linear(_Matrix, nn.Linear):
             layer: torch's layer.
             quantizer: as for a new layer.
         """
+        check_kind(cls, layer, nn.Linear)
         sizes = (layer.in_features, layer.out_features, layer.bias is not None)
         new: Self = _from_float(cls(*sizes, device="meta", dtype=layer.weight.dtype), layer, quantizer)
         return new
 
     def to_float(self) -> nn.Linear:
-        """Return a torch.nn.Linear that computes the same: its weight is Q(W)."""
+        """Return a torch.nn.Linear that computes what this layer does in ``eval()``: its weight is Q(W)."""
         twin = nn.Linear(
             self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.weight.dtype
         )
@@ -170,7 +176,7 @@ class Embedding(_Matrix, nn.Embedding):
 
     Args:
         num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, device,
-            dtype: as torch.nn.Embedding.
+            dtype: as torch.nn.Embedding, which has ``from_pretrained`` too.
         quantizer: a name, a name with options, or a :class:`qlstm_core.Quantizer`; it sees the weight as the
             matrix of one gate, ``(1, num_embeddings, embedding_dim)``. With ``per_row=true`` each word has
             scales of its own.
@@ -189,6 +195,8 @@ class Embedding(_Matrix, nn.Embedding):
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
+        _weight: Tensor | None = None,
+        _freeze: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
@@ -196,7 +204,7 @@ class Embedding(_Matrix, nn.Embedding):
     ) -> None:
         super().__init__(
             num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse,
-            device=device, dtype=dtype,
+            _weight, _freeze, device=device, dtype=dtype,
         )  # fmt: skip
         self._quantize_by(quantizer)
 
@@ -208,11 +216,13 @@ class Embedding(_Matrix, nn.Embedding):
             layer: torch's layer.
             quantizer: as for a new layer.
         """
+        check_kind(cls, layer, nn.Embedding)
         new: Self = _from_float(cls(**_embedding_settings(layer)), layer, quantizer)
+        new._check_rows()
         return new
 
     def to_float(self) -> nn.Embedding:
-        """Return a torch.nn.Embedding that computes the same: its weight is Q(W)."""
+        """Return a torch.nn.Embedding that computes what this layer does in ``eval()``: it has Q(W)."""
         twin: nn.Embedding = self._as_float(nn.Embedding(**_embedding_settings(self)))
         return twin
 
@@ -226,21 +236,35 @@ class Embedding(_Matrix, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the rows of Q(W) that tokens name, ``(…, embedding_dim)``, from integers ``(…)``."""
+        self._check_rows()
+        return F.embedding(
+            input, self.quantized_weight(), self.padding_idx, self.max_norm, self.norm_type,
+            self.scale_grad_by_freq, self.sparse,
+        )  # fmt: skip
+
+    def _check_rows(self) -> None:
         if self.quantizes and (self.sparse or self.max_norm is not None):
             given = "sparse=True" if self.sparse else f"max_norm={self.max_norm}"
             raise ValueError(
                 f"Embedding: {given} changes single rows of the full-precision weight, and quantizer "
                 f"{self.labels['quantizer']!r} looks at all of it: leave one of them out"
             )
-        return F.embedding(
-            input, self.quantized_weight(), self.padding_idx, self.max_norm, self.norm_type,
-            self.scale_grad_by_freq, self.sparse,
-        )  # fmt: skip
 
     def storage_bytes(self) -> int:
         """Bytes as deployed: the weight at its quantizer's bits and scales, a padding's row at 32 bits."""
         padding = 4 * self.embedding_dim if self.quantizes and self.padding_idx is not None else 0
         return self.weight_bytes()["weight"] + padding
+
+
+def check_kind(family: type, layer: object, expected: type[nn.Module]) -> None:
+    """Refuse what is not the float layer that ``from_float`` takes.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(layer, expected):
+        found = f"{type(layer).__module__}.{type(layer).__name__}"
+        raise TypeError(f"{family.__name__}.from_float: expected a torch.nn.{expected.__name__}, got {found}")
 
 
 def _embedding_settings(layer: nn.Embedding) -> dict[str, Any]:

@@ -167,6 +167,17 @@ class RecurrentLayer(SequenceCall, WeightedLayer):
         return found
 
 
+def check_recurrent(caller: str, layer: object) -> None:
+    """Refuse what is no recurrent layer of ours, such as torch's of the same name.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(layer, RecurrentLayer):
+        found = f"{type(layer).__module__}.{type(layer).__name__}"
+        raise TypeError(f"{caller}: expected a recurrent layer of qlstm_core, such as its LSTM, got {found}")
+
+
 @contextmanager
 def record_states(layer: RecurrentLayer) -> Iterator[list[StateTrace]]:
     """Keep every state (h_t, c_t) and the gates of ``layer``'s forward calls, connected to the graph.
@@ -183,7 +194,11 @@ def record_states(layer: RecurrentLayer) -> Iterator[list[StateTrace]]:
 
     Yields:
         A list that receives one :class:`StateTrace` per layer and direction of each forward call.
+
+    Raises:
+        TypeError: another kind of layer.
     """
+    check_recurrent("record_states", layer)
     traces: list[StateTrace] = []
     previous, layer._traces = layer._traces, traces
     try:
