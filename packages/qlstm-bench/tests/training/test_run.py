@@ -262,17 +262,17 @@ def test_clipping_keeps_the_direction_and_survives_float32() -> None:
             parameter.grad = gradient.clone()
         flat = torch.cat([gradient.flatten() for gradient in gradients]).double()
         expected = flat.square().sum().sqrt().item()
-        assert clip_gradients_(net, 0.5) == pytest.approx(expected, rel=1e-6)
+        assert clip_gradients_(net, 0.5).value == pytest.approx(expected, rel=1e-6)
         clipped = torch.cat(
             [parameter.grad.flatten() for parameter in net.parameters() if parameter.grad is not None]
         )
         torch.testing.assert_close(clipped.double(), flat / expected * 0.5, rtol=1e-5, atol=0)
-    assert clip_gradients_(net, 0.6) == pytest.approx(0.5, rel=1e-5)
+    assert clip_gradients_(net, 0.6).value == pytest.approx(0.5, rel=1e-5)
     torch.testing.assert_close(
         torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]), clipped
     )
     net.bias.grad = torch.tensor([math.inf, 0.0, 0.0])
-    assert not math.isfinite(clip_gradients_(net, 0.5))
+    assert not math.isfinite(clip_gradients_(net, 0.5).value)
 
 
 @pytest.mark.parametrize(
