@@ -343,3 +343,12 @@ def test_a_layer_in_half_precision_packs_as_it_is(bits: str) -> None:
     x = torch.randn(5, 3, 4)
     with torch.no_grad():
         torch.testing.assert_close(pack(layer)(x)[0], layer(x.bfloat16())[0].float(), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["weight", "layer", "rms", "batch-shared", "batch-separate"])
+def test_a_gain_beyond_the_dtype_is_named(name: str) -> None:
+    for gain in ("1e40", "-1e40"):
+        with pytest.raises(ValueError, match=r"gain must be"):
+            LSTM(2, 3, normalizer=f"{name}:gain={gain}")
+    wide = LSTM(2, 3, normalizer=f"{name}:gain=1e40", dtype=torch.float64)
+    assert wide.normalizers["ih_l0"].gain.max().item() == 1e40

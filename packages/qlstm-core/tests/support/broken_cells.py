@@ -14,6 +14,16 @@ from qlstm_core import RecurrentLayer
 from qlstm_core.layers.linear import Dense
 
 
+def gated_by_the_state(x: Tensor, r: Tensor, h: Tensor) -> tuple[Tensor]:
+    return ((x[:, 0] + h.sigmoid() * r[:, 0]).tanh(),)
+
+
+class FoldsABias(Elman):
+    """Multiplies the recurrent side by something, and does not say so in ``separate``."""
+
+    cell = replace(Elman.cell, step=gated_by_the_state, projection=False)
+
+
 def without_a_unit(x: Tensor, h: Tensor) -> tuple[Tensor]:
     return (leak_step(x, h)[0][:, 1:],)
 

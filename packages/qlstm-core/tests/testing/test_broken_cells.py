@@ -42,6 +42,7 @@ BROKEN: dict[type[RecurrentLayer], tuple[str, ...]] = {
     broken.NoTokens: ("check_tokens",),
     broken.DeeperIsLarger: ("check_layers_and_directions",),
     broken.AnotherOperator: ("check_routes_agree", "check_tokens"),
+    broken.FoldsABias: ("check_separate",),
     broken.SkipsTheQuantizer: ("check_quantizers_seen",),
     broken.IgnoresTheNormalizer: ("check_normalizers_seen",),
     broken.DoublesItsOutput: ("check_record_states", "check_layers_and_directions"),

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlstm_core import Normalizer
+from qlstm_norm.gains import initial_gains
 
 
 class _BatchNorm(Normalizer):
@@ -34,7 +35,7 @@ class _BatchNorm(Normalizer):
     def prepare(self, weight: Tensor) -> None:
         """Create gain, bias and running statistics for a side of ``weight``'s gates and rows."""
         gates, rows, _ = weight.shape
-        self.gain = nn.Parameter(weight.new_full((gates, rows), self.initial_gain))
+        self.gain = nn.Parameter(initial_gains(weight, self.initial_gain))
         self.bias = nn.Parameter(weight.new_zeros(gates, rows))
         self.register_buffer("running_mean", weight.new_zeros(self.steps, gates, rows))
         self.register_buffer("running_var", weight.new_ones(self.steps, gates, rows))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlstm_core import Normalizer
+from qlstm_norm.gains import initial_gains
 
 
 class LayerNorm(Normalizer):
@@ -37,7 +38,7 @@ class LayerNorm(Normalizer):
 
     def prepare(self, weight: Tensor) -> None:
         """Create gain and bias for a side of ``weight``'s gates and rows."""
-        self.gain = nn.Parameter(weight.new_full(weight.shape[:2], self.initial_gain))
+        self.gain = nn.Parameter(initial_gains(weight, self.initial_gain))
         self.bias = nn.Parameter(weight.new_zeros(weight.shape[:2]))
 
     def forward(self, preactivation: Tensor, step: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qlstm_core import Normalizer
+from qlstm_norm.gains import initial_gains
 
 
 class RMSNorm(Normalizer):
@@ -39,7 +40,7 @@ class RMSNorm(Normalizer):
 
     def prepare(self, weight: Tensor) -> None:
         """Create the gain for a side of ``weight``'s gates and rows."""
-        self.gain = nn.Parameter(weight.new_full(weight.shape[:2], self.initial_gain))
+        self.gain = nn.Parameter(initial_gains(weight, self.initial_gain))
 
     def forward(self, preactivation: Tensor, step: int) -> Tensor:
         """Return the normalised ``(batch, gates, rows)``; the same at every step."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qlstm_core import Normalizer
+from qlstm_norm.gains import initial_gains
 
 Gain = float | Literal["auto"] | None
 """A number, ``"auto"``, or ``None``."""
@@ -59,7 +60,7 @@ class WeightNorm(Normalizer):
             initial = self.initial_gains["gain"]
         if initial == "auto":
             initial = math.sqrt(weight.shape[-1]) if self.tokens else 1.0
-        self.gain = nn.Parameter(gain if initial is None else torch.full_like(gain, initial))
+        self.gain = nn.Parameter(gain if initial is None else initial_gains(weight, initial))
 
     def weight(self, weight: Tensor) -> Tensor:
         """Return g ⊙ W/‖W‖, ``(gates, rows, cols)``; rows of zeros stay zero."""

@@ -330,6 +330,26 @@ def check_routes_agree(family: Family) -> None:
         require_near(a, b, f"{how}, the gradient of {name!r} is another")
 
 
+def check_separate(family: Family) -> None:
+    """Gates that ``separate`` does not name see the sum of their two sides alone: their biases may fold."""
+    layer = build(family)
+    cell = layer.cell
+    if not cell.recurrent:
+        skip("its gates have one side")
+    shape = (BATCH, len(cell.gates), layer.hidden_size)
+    x, r, shift = (normal(shape, seed=seed, dtype=layer.dtype) for seed in (1, 3, 4))
+    state = tuple(s[0] for s in state_of(layer))
+    for gate, letter in enumerate(cell.gates):
+        if letter in cell.separate:
+            continue
+        moved = torch.zeros_like(shift)
+        moved[:, gate] = shift[:, gate]
+        for a, b in zip(cell.step(x + moved, r, *state), cell.step(x, r + moved, *state), strict=True):
+            require_near(
+                a, b, f"gate {letter!r} does more with its two sides than add them: name it in separate"
+            )
+
+
 def check_quantizers_seen(family: Family) -> None:
     """Every weight but a projection goes through its quantizer, gates apart, before it is multiplied."""
     quantized, plain = build(family, quantizer=Halves()), build(family)

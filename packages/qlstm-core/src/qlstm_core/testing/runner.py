@@ -91,6 +91,7 @@ CELL_CHECKS: tuple[Callable[[cell_checks.Family], None], ...] = (
     cell_checks.check_tokens,
     cell_checks.check_layers_and_directions,
     cell_checks.check_routes_agree,
+    cell_checks.check_separate,
     cell_checks.check_quantizers_seen,
     cell_checks.check_normalizers_seen,
     cell_checks.check_record_states,
