@@ -55,6 +55,17 @@ def config(**settings: Any) -> RunConfig:
     )
 
 
+def test_the_start_of_torch_is_that_of_a_new_layer() -> None:
+    """Drawn once: a seed gives the weights that it gives a layer that is made directly."""
+    torch.manual_seed(3)
+    layer, after = make_layer(config(), 6, "none", "none"), torch.random.get_rng_state()
+    torch.manual_seed(3)
+    direct = LSTM(6, 8)
+    assert torch.equal(torch.random.get_rng_state(), after)
+    for one, other in zip(layer.parameters(), direct.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_settings_reach_the_layer(leak: None) -> None:
     layer = make_layer(config(layers=2, dropout=0.5), 6, "bwn", "layer")
     assert type(layer) is LSTM

@@ -16,7 +16,7 @@ from qlstm_core.layers.from_float import TorchTwin
 from qlstm_core.layers.gru import GRU
 from qlstm_core.layers.lstm import LSTM
 from qlstm_core.layers.matrix import Embedding, Linear
-from qlstm_core.layers.quantized import QuantizedLayer
+from qlstm_core.layers.quantized import QuantizedLayer, evaluating, model_bytes
 from qlstm_core.layers.templates import NormalizerLike, QuantizerLike
 
 RECURRENT: dict[type[nn.Module], type[TorchTwin]] = {nn.LSTM: LSTM, nn.GRU: GRU}
@@ -134,23 +134,21 @@ def convert(
     filters = _filters(only)
     if not inplace:
         model = copy.deepcopy(model)
-    rows: list[Layer] = []
-    chosen: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.LSTM | nn.GRU | nn.Linear | nn.Embedding):
-            continue
-        why = _obstacle(model, name, module, filters, quantizer)
-        if why:
-            size = _float_bytes(module)
-            rows.append(Layer(name, type(module).__name__, why, size, size))
-        else:
-            chosen[name] = module
-            rows.append(Layer(name, type(module).__name__, "", _float_bytes(module), 0))
+    found: dict[str, nn.Module] = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LSTM | nn.GRU | nn.Linear | nn.Embedding)
+    }
+    readers: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, _READ_BY_OTHERS)
+    }
+    why = {name: _obstacle(name, module, filters, readers, quantizer) for name, module in found.items()}
+    chosen = {name: module for name, module in found.items() if why[name] is None}
     if not chosen:
-        found = "; ".join(f"{row.name or 'the model'}: {row.why}" for row in rows)
+        reasons = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in why.items())
         raise ValueError(
             "convert: nothing to replace: "
-            + (found or f"{type(model).__name__} has no torch.nn.LSTM, GRU, Linear or Embedding")
+            + (reasons or f"{type(model).__name__} has no torch.nn.LSTM, GRU, Linear or Embedding")
         )
     inputs = _recorded(model, chosen, data) if data is not None and normalizer != "none" else None
     owners = _owners(model)
@@ -169,24 +167,19 @@ def convert(
         layer = family.from_float(module, **options)
         _keep_parameters(layer, module, name, owners)
         new[id(module)] = layer
+    report = Report([_row(name, module, why[name], new.get(id(module))) for name, module in found.items()])
     if id(model) in new:
         model = new[id(model)]
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if id(child) in new:
                 parent._modules[name] = new[id(child)]
-    sizes = {name: new[id(module)].storage_bytes() for name, module in chosen.items()}
-    done = [row if row.why else _with_size(row, sizes[row.name]) for row in rows]
-    return Conversion(model, Report(done))
+    return Conversion(model, report)
 
 
-def _with_size(row: Layer, size: int) -> Layer:
-    return Layer(row.name, row.kind, row.why, row.bytes_before, size)
-
-
-def _float_bytes(module: nn.Module) -> int:
-    known = (p for p in module.parameters() if not isinstance(p, nn.UninitializedParameter))
-    return sum(4 * parameter.numel() for parameter in known)
+def _row(name: str, module: nn.Module, why: str | None, new: nn.Module | None) -> Layer:
+    before = model_bytes(module)
+    return Layer(name, type(module).__name__, why or "", before, before if new is None else model_bytes(new))
 
 
 def _filters(only: Filter | Iterable[Filter] | None) -> list[Filter] | None:
@@ -203,9 +196,13 @@ def _filters(only: Filter | Iterable[Filter] | None) -> list[Filter] | None:
 
 
 def _obstacle(
-    model: nn.Module, name: str, module: nn.Module, filters: list[Any] | None, quantizer: QuantizerLike
+    name: str,
+    module: nn.Module,
+    filters: list[Any] | None,
+    readers: dict[str, nn.Module],
+    quantizer: QuantizerLike,
 ) -> str | None:
-    """Return why a layer is not to be replaced, or ``None``."""
+    """Return why a layer is not to be replaced, or ``None``; ``readers`` are modules of _READ_BY_OTHERS."""
     if isinstance(module, QuantizedLayer):
         return "is one of ours already"
     if filters is not None and not any(_fits(item, name, module) for item in filters):
@@ -214,9 +211,8 @@ def _obstacle(
         return "its weight is parametrised or pruned: make it permanent first"
     if type(module) not in (*RECURRENT, *MATRICES):
         return f"a subclass, {type(module).__name__}, may do something else in its forward"
-    for parent, outer in model.named_modules():
-        inside = name.startswith(f"{parent}.") if parent else bool(name)
-        if inside and isinstance(outer, _READ_BY_OTHERS):
+    for parent, outer in readers.items():
+        if name.startswith(f"{parent}.") if parent else name:
             return f"{parent or 'the model'}, a {type(outer).__name__}, reads its weight without calling it"
     if (
         isinstance(module, nn.Embedding)
@@ -262,17 +258,13 @@ def _recorded(model: nn.Module, chosen: dict[str, nn.Module], data: Any) -> dict
         for name, module in chosen.items()
         if name in calls
     ]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             for batch in _model_inputs(data):
                 model(*batch)
     finally:
         for handle in handles:
             handle.remove()
-        for module, flag in training.items():
-            module.training = flag
     return {name: seen for name, seen in calls.items() if seen}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qlstm_core.layers.computed_weights import source_of
-from qlstm_core.layers.quantized import QuantizedLayer
+from qlstm_core.layers.quantized import QuantizedLayer, curvature_name
 
 _SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Names under which torch's optimizers keep them: Adam's family, RMSprop and Adadelta, Adagrad."""
@@ -86,7 +86,7 @@ def _tracked(model: nn.Module) -> list[tuple[str, QuantizedLayer, str]]:
 
 
 def _curvature(layer: QuantizedLayer, weight: str) -> Tensor:
-    return layer.get_buffer(weight.replace("weight", "curvature", 1))
+    return layer.get_buffer(curvature_name(weight))
 
 
 def _source(layer: QuantizedLayer, weight: str) -> nn.Parameter:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from qlstm_core.interfaces import NoNormalizer, Normalizer, acts_on_activations, acts_on_weights
+from qlstm_core.interfaces import weight_gain
 from qlstm_core.layers.prepared import StateTrace
 from qlstm_core.layers.stack import RecurrentLayer, check_recurrent, record_states
 from qlstm_core.layers.weights import suffix_of
@@ -230,11 +230,7 @@ def data_start_(layer: Layer, input: Tensor | PackedSequence, hx: Any = None) ->
 
 def _gain(layer: RecurrentLayer, key: str) -> nn.Parameter | None:
     """Return the gain that the weight of a side is proportional to, where its normaliser has one."""
-    normalizer = layer.normalizers[key] if key in layer.normalizers else NoNormalizer()
-    assert isinstance(normalizer, Normalizer)
-    gain = getattr(normalizer, "gain", None)
-    scales = acts_on_weights(normalizer) and not acts_on_activations(normalizer)
-    return gain if scales and isinstance(gain, nn.Parameter) else None
+    return weight_gain(layer.normalizers[key]) if key in layer.normalizers else None
 
 
 def _start_input_side(layer: RecurrentLayer, trace: StateTrace) -> None:

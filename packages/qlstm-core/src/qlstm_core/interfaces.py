@@ -211,6 +211,14 @@ def acts_on_activations(normalizer: Normalizer) -> bool:
     return type(normalizer).forward is not Normalizer.forward
 
 
+def weight_gain(normalizer: nn.Module | None) -> nn.Parameter | None:
+    """Return the gain that a weight's rows are proportional to, of a normaliser that acts on it alone."""
+    if not isinstance(normalizer, Normalizer) or not acts_on_weights(normalizer):
+        return None
+    gain = getattr(normalizer, "gain", None)
+    return gain if isinstance(gain, nn.Parameter) and not acts_on_activations(normalizer) else None
+
+
 class NoQuantizer(Quantizer):
     """Full precision: ``Q(W) = W``, 32 bits per weight as stored."""
 

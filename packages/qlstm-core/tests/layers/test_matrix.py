@@ -13,6 +13,7 @@ from right_plugins import LearnedSign, RandomSign, RowSign, ScaledSign, Weighted
 from torch import nn
 
 from qlstm_core import GRU, Embedding, Linear, model_bytes, track_curvature
+from qlstm_core.layers.quantized import evaluating
 
 sizes = st.integers(1, 40)
 
@@ -178,3 +179,16 @@ def test_pretrained_rows_are_taken_as_torch_takes_them() -> None:
     embedding = Embedding.from_pretrained(rows)
     assert not embedding.weight.requires_grad
     assert torch.equal(embedding(torch.arange(5)), rows)
+
+
+def test_a_model_goes_back_to_its_modes() -> None:
+    model = nn.Sequential(nn.Dropout().eval(), nn.Linear(2, 2))
+
+    def fail() -> None:
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert [module.training for module in model.modules()] == [True, False, True]

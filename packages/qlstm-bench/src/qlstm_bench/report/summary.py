@@ -106,10 +106,10 @@ def summary_frame(records: Sequence[Record]) -> pd.DataFrame:
     Columns: task, dataset, bits, quantizer, normalizer, the settings that differ; metric; runs, completed;
     test_mean, test_spread, valid_mean, valid_spread over the completed ones (standard deviation between
     seeds); size_kb of the recurrent layer, in 1024 bytes; ratio to float32; model_kb and model_ratio, the
-    same of the whole model; gradient_growth, the largest;
-    steps, epochs and seconds, means; status; published, difference (test_mean − published),
-    published_size_kb, published_hidden, published_epochs, published_source. Where several papers have a
-    figure, that for the line's own size counts; :func:`qlstm_bench.published_frame` has them all.
+    same of the whole model; gradient_growth, the largest; steps, epochs and seconds, means; status;
+    published, difference (test_mean − published), published_size_kb, published_hidden, published_epochs,
+    published_source. Where several papers have a figure, that for the line's own size counts;
+    :func:`qlstm_bench.published_frame` has them all.
     """
     found = lines(records)
     settings = differing(found) if found else []

@@ -52,7 +52,8 @@ def make_layer(
             tokens=tokens,
             **options,
         )
-        INITIALIZERS[config.start](layer)
+        if config.start != "torch":  # which is how a new layer has started
+            INITIALIZERS[config.start](layer)
         return layer
     except PluginError:
         raise

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qlstm_bench.config import Clipping, ConfigError, RunConfig
 from qlstm_core import Quantizer, RecurrentLayer
+from qlstm_core.layers.quantized import evaluating
 from qlstm_core.plugins import registry
 
 # Kuchaiev and Ginsburg's code starts Adagrad's sums at 1 for a loss summed over 20 steps; ours is the mean.
@@ -78,8 +79,8 @@ def quantized_weights(model: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the full-precision weights of every recurrent layer that a quantizer acts on."""
     for layer in model.modules():
         if isinstance(layer, RecurrentLayer):
-            for name in layer.quantizers:
-                yield layer.get_parameter(f"weight_{name}")
+            for name in layer.weight_quantizers():
+                yield layer.get_parameter(name)
 
 
 def normalizer_gains(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -97,14 +98,10 @@ def has_unit_levels(layer: RecurrentLayer) -> bool:
     fixed = [q for q in layer.quantizers.values() if isinstance(q, Quantizer) and q.scales == 0]
     if not fixed or len(fixed) < len(layer.quantizers):
         return False
-    training = layer.training
-    layer.eval()
-    try:
+    with evaluating(layer):
         keys = {name.split("_l")[0] for name in layer.quantizers}
         weights = layer.quantized_weights()
         return all(bool((weights[key].abs().max() == 1).item()) for key in keys)
-    finally:
-        layer.train(training)
 
 
 class Schedule:

@@ -211,3 +211,21 @@ def check_states(cell: Cell, new: Any, before: Sequence[Tensor], gates: Tensor) 
                 f"{title} {name} of shape {tuple(state.shape)} in {state.dtype} on {state.device}, "
                 f"expected {tuple(shape)} in {old.dtype} on {old.device}"
             )
+
+
+def check_kind(caller: str, given: object, kind: type, expected: str, *, exact: bool = False) -> None:
+    """Refuse a layer of another kind, named by its full name: torch's and ours are called the same.
+
+    Args:
+        caller: who asks, for the message.
+        given: what was given.
+        kind: the class that it must be of.
+        expected: what that is, in words.
+        exact: refuse subclasses, which may compute something else.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not (type(given) is kind if exact else isinstance(given, kind)):
+        found = f"{type(given).__module__}.{type(given).__name__}"
+        raise TypeError(f"{caller}: expected {expected}, got {found}")

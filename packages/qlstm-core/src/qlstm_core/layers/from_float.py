@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from qlstm_core.interfaces import Normalizer, acts_on_activations, acts_on_weights
+from qlstm_core.interfaces import Normalizer, weight_gain
+from qlstm_core.layers.checks import check_kind
 from qlstm_core.layers.linear import Dense
 from qlstm_core.layers.norm_contract import Norm, gain_and_bias
 from qlstm_core.layers.prepared import PreparedCell, StateTrace
+from qlstm_core.layers.quantized import evaluating
 from qlstm_core.layers.stack import RecurrentLayer, record_states
 from qlstm_core.layers.templates import NormalizerLike, QuantizerLike
 from qlstm_core.layers.weights import suffix_of
@@ -62,10 +64,10 @@ class TorchTwin(RecurrentLayer):
         """
         if cls.twin is None:
             raise TypeError(_no_twin(cls))
-        if type(layer) is not cls.twin:
-            expected = f"torch.nn.{cls.twin.__name__}"
-            found = f"{type(layer).__module__}.{type(layer).__name__}"
-            raise TypeError(f"{cls.__name__}.from_float: expected a {expected}, got {found}")
+        check_kind(
+            f"{cls.__name__}.from_float", layer, cls.twin, f"a torch.nn.{cls.twin.__name__}", exact=True
+        )
+        assert isinstance(layer, nn.RNNBase)
         first = layer._parameters.get("weight_ih_l0")
         if first is None:
             raise ValueError(
@@ -96,7 +98,7 @@ class TorchTwin(RecurrentLayer):
             source = layer.get_parameter(name)
             parameter.copy_(source).requires_grad_(source.requires_grad)
         new.prepare_from_weights()
-        if data is not None:
+        if data is not None and new.normalizers:
             fit_normalizers_(new, float_layer, data)
         if new.bias_names == ("bias_ih",):
             _add_recurrent_biases(new, layer)
@@ -116,9 +118,7 @@ class TorchTwin(RecurrentLayer):
         family: Any = self.twin
         if family is None:
             raise TypeError(_no_twin(type(self)))
-        training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             values: dict[str, Tensor] = {}
             for layer, direction in self.layer_directions():
                 prepared, suffix = self.prepared_cell(layer, direction), suffix_of(layer, direction)
@@ -136,8 +136,6 @@ class TorchTwin(RecurrentLayer):
                     values[f"bias_{side}{suffix}"] = shift.flatten()
                 if prepared.projection is not None:
                     values[f"weight_hr{suffix}"] = prepared.projection
-        finally:
-            self.train(training)
         biased = self.bias or any(bool(values[name].any()) for name in values if name.startswith("bias"))
         twin: nn.RNNBase = family(
             self.input_size, self.hidden_size, self.num_layers, biased, self.batch_first,
@@ -152,7 +150,7 @@ class TorchTwin(RecurrentLayer):
         for name, parameter in twin.named_parameters():
             own = self._parameters.get(name)
             parameter.requires_grad_(own is None or own.requires_grad)
-        return twin.train(training)
+        return twin.train(self.training)
 
     def _check_float(self, prepared: PreparedCell) -> None:
         obstacle = None
@@ -199,8 +197,8 @@ def _add_recurrent_biases(layer: TorchTwin, source: nn.Module) -> None:
         layer.get_parameter(f"bias_ih{suffix}").view(len(gates), -1)[summed] += recurrent[summed]
         if not recurrent[apart].any():
             continue
-        norm = _normalizer(layer, f"hh{suffix}")
-        bias = None if norm is None else getattr(norm, "bias", None)
+        key = f"hh{suffix}"
+        bias = getattr(layer.normalizers[key], "bias", None) if key in layer.normalizers else None
         if not isinstance(bias, Tensor):
             letters = ", ".join(f"b_h{gates[gate]}" for gate in apart)
             raise ValueError(
@@ -237,17 +235,10 @@ def fit_normalizers_(layer: RecurrentLayer, reference: RecurrentLayer, data: Bat
     batches = list(_batches(data))
     if not batches:
         raise ValueError("there is no batch in data to fit normalisers to")
-    training = layer.training
-    layer.eval()
-    try:
-        averages: dict[str, _StepMoments] = {}
+    with evaluating(layer):
+        if layer.needs_batch:
+            _fit_running_statistics(layer, reference, batches)
         fits: dict[str, _LeastSquares] = {}
-        for trace in _traces(reference, batches):
-            for key, norm, steps in _quantized(layer, trace):
-                if norm.statistics == "batch":
-                    averages.setdefault(key, _StepMoments(norm)).add([p for p, _ in steps])
-        for average in averages.values():
-            average.assign()
         for trace in _traces(reference, batches):
             for key, norm, steps in _quantized(layer, trace):
                 fit = fits.setdefault(key, _LeastSquares(norm))
@@ -255,8 +246,18 @@ def fit_normalizers_(layer: RecurrentLayer, reference: RecurrentLayer, data: Bat
                     fit.add(_standardized(norm, p, count), target)
         for fit in fits.values():
             fit.assign()
-    finally:
-        layer.train(training)
+
+
+def _fit_running_statistics(
+    layer: RecurrentLayer, reference: RecurrentLayer, batches: list[tuple[Any, Any]]
+) -> None:
+    averages: dict[str, _StepMoments] = {}
+    for trace in _traces(reference, batches):
+        for key, norm, steps in _quantized(layer, trace):
+            if norm.statistics == "batch":
+                averages.setdefault(key, _StepMoments(norm)).add([p for p, _ in steps])
+    for average in averages.values():
+        average.assign()
 
 
 def _batches(data: Batch | Iterable[Batch]) -> Iterator[tuple[Any, Any]]:
@@ -294,17 +295,13 @@ def _quantized(layer: RecurrentLayer, trace: StateTrace) -> Iterator[tuple[str, 
         yield "cell" + suffix, norm, [(c, c) for c in cells][::order]
 
 
-def _normalizer(layer: RecurrentLayer, key: str) -> Normalizer | None:
-    norm = dict(layer.normalizers.items()).get(key)
-    return norm if isinstance(norm, Normalizer) else None
-
-
 def _fittable(layer: RecurrentLayer, key: str) -> Normalizer | None:
-    norm = _normalizer(layer, key)
-    if norm is None or not isinstance(getattr(norm, "gain", None), Tensor):
+    if key not in layer.normalizers:
         return None
-    on_weights = acts_on_weights(norm) and not acts_on_activations(norm)
-    return norm if on_weights or norm.statistics is not None else None
+    norm = layer.normalizers[key]
+    if not isinstance(norm, Normalizer) or not isinstance(getattr(norm, "gain", None), Tensor):
+        return None
+    return norm if norm.statistics is not None or weight_gain(norm) is not None else None
 
 
 def _standardized(norm: Normalizer, p: Tensor, count: int) -> Tensor:

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlstm_core.interfaces import NoQuantizer, Quantizer
-from qlstm_core.layers.border import check_result
-from qlstm_core.layers.computed_weights import assign
-from qlstm_core.layers.quantized import QuantizedLayer
+from qlstm_core.layers.checks import check_kind
+from qlstm_core.layers.quantized import QuantizedLayer, evaluating
 from qlstm_core.layers.templates import QuantizerLike, labels, prepare_anew, resolve
 
 
@@ -55,33 +54,19 @@ class _Matrix(QuantizedLayer):
         """Return Q(W), ``(rows, cols)``, connected to the graph."""
         if not self.quantizes:
             return self.weight
-        matrix = self.weight.unsqueeze(0)
-        curvature = self.get_buffer("curvature").unsqueeze(0) if self.quantizer.needs_curvature else None
-        return check_result(self.quantizer, "weight", matrix, self.quantizer(matrix, curvature)).squeeze(0)
+        return self.quantize("weight", self.weight.unsqueeze(0), self.quantizer).squeeze(0)
 
     def weight_quantizers(self) -> dict[str, Quantizer]:
         """Return the quantizer of ``weight``, if there is one."""
         return {"weight": self.quantizer} if self.quantizes else {}
 
-    def weight_bytes(self) -> dict[str, int]:
-        """Return the bytes of ``weight`` at its quantizer's bits and scales."""
-        return {"weight": self.quantizer.storage_bytes(1, *self.weight.shape)}
+    def matrices(self) -> dict[str, Tensor]:
+        """Return ``weight`` as the matrix of one gate, ``(1, rows, cols)``."""
+        return {"weight": self.weight.unsqueeze(0)}
 
     def adopt_quantizer(self, weight: str, quantizer: Quantizer) -> None:
         """Take the quantizer of another layer that has the same weight."""
         self.quantizer = quantizer
-
-    @torch.no_grad()
-    def constrain_(self) -> None:
-        """Apply the quantizer's own constraint to the weight; call after each optimizer step."""
-        constrained = self.weight.detach().clone().unsqueeze(0)
-        self.quantizer.constrain_(constrained)
-        if torch.equal(constrained.squeeze(0), self.weight):
-            return
-        if "weight" in self._parameters:
-            self.weight.copy_(constrained.squeeze(0))
-        else:
-            assign(self, "weight", constrained.squeeze(0))
 
     def extra_repr(self) -> str:
         """Return torch's text, and the quantizer."""
@@ -94,13 +79,9 @@ class _Matrix(QuantizedLayer):
 
     def _as_float(self, twin: nn.Module) -> Any:
         """Return torch's layer with the weight that this one computes with."""
-        training = self.training
-        self.eval()  # what is deployed is not sampled
-        try:
+        with evaluating(self):  # what is deployed is not sampled
             twin.weight = nn.Parameter(self.quantized_weight().detach().clone(), self.weight.requires_grad)
-        finally:
-            self.train(training)
-        return twin.train(training)
+        return twin.train(self.training)
 
 
 class Linear(_Matrix, nn.Linear):
@@ -140,7 +121,7 @@ class Linear(_Matrix, nn.Linear):
             layer: torch's layer.
             quantizer: as for a new layer.
         """
-        check_kind(cls, layer, nn.Linear)
+        check_kind(f"{cls.__name__}.from_float", layer, nn.Linear, "a torch.nn.Linear")
         sizes = (layer.in_features, layer.out_features, layer.bias is not None)
         new: Self = _from_float(cls(*sizes, device="meta", dtype=layer.weight.dtype), layer, quantizer)
         return new
@@ -216,7 +197,7 @@ class Embedding(_Matrix, nn.Embedding):
             layer: torch's layer.
             quantizer: as for a new layer.
         """
-        check_kind(cls, layer, nn.Embedding)
+        check_kind(f"{cls.__name__}.from_float", layer, nn.Embedding, "a torch.nn.Embedding")
         new: Self = _from_float(cls(**_embedding_settings(layer)), layer, quantizer)
         new._check_rows()
         return new
@@ -254,17 +235,6 @@ class Embedding(_Matrix, nn.Embedding):
         """Bytes as deployed: the weight at its quantizer's bits and scales, a padding's row at 32 bits."""
         padding = 4 * self.embedding_dim if self.quantizes and self.padding_idx is not None else 0
         return self.weight_bytes()["weight"] + padding
-
-
-def check_kind(family: type, layer: object, expected: type[nn.Module]) -> None:
-    """Refuse what is not the float layer that ``from_float`` takes.
-
-    Raises:
-        TypeError: something else.
-    """
-    if not isinstance(layer, expected):
-        found = f"{type(layer).__module__}.{type(layer).__name__}"
-        raise TypeError(f"{family.__name__}.from_float: expected a torch.nn.{expected.__name__}, got {found}")
 
 
 def _embedding_settings(layer: nn.Embedding) -> dict[str, Any]:

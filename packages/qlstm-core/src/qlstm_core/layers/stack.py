@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from qlstm_core.layers.border import record_call
 from qlstm_core.layers.cell import Cell
-from qlstm_core.layers.checks import check_device, check_features, check_state, check_tokens
+from qlstm_core.layers.checks import check_device, check_features, check_kind, check_state, check_tokens
 from qlstm_core.layers.fused import run_fused
 from qlstm_core.layers.prepared import PreparedCell, StateTrace
 from qlstm_core.layers.route import Route, choose_route
@@ -173,9 +173,7 @@ def check_recurrent(caller: str, layer: object) -> None:
     Raises:
         TypeError: something else.
     """
-    if not isinstance(layer, RecurrentLayer):
-        found = f"{type(layer).__module__}.{type(layer).__name__}"
-        raise TypeError(f"{caller}: expected a recurrent layer of qlstm_core, such as its LSTM, got {found}")
+    check_kind(caller, layer, RecurrentLayer, "a recurrent layer of qlstm_core, such as its LSTM")
 
 
 @contextmanager

@@ -300,9 +300,8 @@ class WeightedLayer(QuantizedLayer):
         for key, weight in weights.items():
             if key + suffix in self.quantizers:
                 quantizer = self.quantizers[key + suffix]
-                curvature = getattr(self, f"curvature_{key}{suffix}", None)
-                quantized = quantizer(weight, None if curvature is None else curvature.view_as(weight))
-                weights[key] = check_result(quantizer, f"weight_{key}{suffix}", weight, quantized)
+                assert isinstance(quantizer, Quantizer)
+                weights[key] = self.quantize(f"weight_{key}{suffix}", weight, quantizer)
         return weights
 
     def prepared_cell(self, layer: int, direction: int) -> PreparedCell:
@@ -340,24 +339,6 @@ class WeightedLayer(QuantizedLayer):
             groups=groups,
         )
 
-    @torch.no_grad()
-    def constrain_(self) -> None:
-        """Apply every quantizer's own constraint to its weight; call after each optimizer step."""
-        for layer, direction in self.layer_directions():
-            suffix = suffix_of(layer, direction)
-            for key, weight in self.full_precision_weights(layer, direction).items():
-                if key + suffix in self.quantizers:
-                    quantizer = self.quantizers[key + suffix]
-                    assert isinstance(quantizer, Quantizer)
-                    name = f"weight_{key}{suffix}"
-                    if name in self._parameters:
-                        quantizer.constrain_(weight)
-                        continue
-                    constrained = weight.clone()
-                    quantizer.constrain_(constrained)
-                    if not torch.equal(constrained, weight):
-                        assign(self, name, constrained.view_as(getattr(self, name)))
-
     def weight_quantizers(self) -> dict[str, Quantizer]:
         """Return the quantizers by the name of the full-precision weight that each acts on."""
         return {
@@ -370,15 +351,13 @@ class WeightedLayer(QuantizedLayer):
         """Take the quantizer of another layer that has the same weight."""
         self.quantizers[weight.removeprefix("weight_")] = quantizer
 
-    def weight_bytes(self) -> dict[str, int]:
-        """Return the bytes of each weight at its quantizer's bits and scales, by its name."""
-        quantizers = self.weight_quantizers()
-        sizes = {}
-        for layer, direction in self.layer_directions():
-            for key, shape in self.matrix_shapes(layer).items():
-                name = f"weight_{key}{suffix_of(layer, direction)}"
-                sizes[name] = quantizers.get(name, NoQuantizer()).storage_bytes(*shape)
-        return sizes
+    def matrices(self) -> dict[str, Tensor]:
+        """Return each full-precision weight by its name, ``(gates, rows, cols)``."""
+        return {
+            f"weight_{key}{suffix_of(layer, direction)}": weight
+            for layer, direction in self.layer_directions()
+            for key, weight in self.full_precision_weights(layer, direction).items()
+        }
 
     def storage_bytes(self) -> int:
         """Bytes of the layer as deployed.
