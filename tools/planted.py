@@ -54,6 +54,11 @@ PACKAGES = ("qlstm-core", "qlstm-quant", "qlstm-norm", "qlstm-bench")
 FIELDS = {"name", "file", "old", "new", "tests"}
 GROUP = 32
 """Mistakes that one baseline run serves, at most."""
+PRELOADED = [
+    *("torch", "torch._dynamo", "numpy", "numba", "pytest", "hypothesis.strategies"),
+    *("pandas", "pydantic", "safetensors.torch", "yaml"),
+]
+"""What the tests import, and no mistake is in: loaded once, not once for each mistake."""
 
 
 @dataclass(frozen=True)
@@ -208,10 +213,13 @@ def run_tests(
     os.environ["NUMBA_CACHE_DIR"] = cache
     sys.path[:0] = sources
     import pytest
+    from numba.core.config import reload_config
 
+    reload_config()  # since it was loaded before the folder of compiled code was known
     outcomes = _Outcomes()
     keep = _keep_digests(Path(digests), planted)
-    arguments = ["-q", "-p", "no:cacheprovider", *(["-x"] if stop else []), *tests]
+    quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    arguments = [*quiet, *(["-x"] if stop else []), *tests]
     code = int(pytest.main(arguments, plugins=[outcomes]))
     if planted == "nothing":
         keep()
@@ -488,7 +496,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(mistakes)} mistakes")
         return 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "numpy", "pytest"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     since = time.monotonic()
     ended = run(mistakes, max(chosen.jobs, 1), chosen.time_limit)
     return summary(mistakes, ended, time.monotonic() - since)
