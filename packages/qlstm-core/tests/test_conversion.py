@@ -331,6 +331,8 @@ def test_what_cannot_be_replaced_is_skipped_with_the_reason() -> None:
             "normed": parametrizations.weight_norm(nn.Linear(4, 4)),
             "hooked": hooked,
             "ours": Linear(4, 4),
+            "cell": nn.LSTMCell(4, 4),
+            "elman": nn.RNN(4, 4),
             "plain": nn.Linear(4, 4),
         }
     )
@@ -342,6 +344,8 @@ def test_what_cannot_be_replaced_is_skipped_with_the_reason() -> None:
         ("normed", "parametrised or pruned"),
         ("hooked", "has hooks"),
         ("ours", "one of ours"),
+        ("cell", "no such layer"),
+        ("elman", "no such layer"),
     ):
         assert why in report.skipped[name]
 

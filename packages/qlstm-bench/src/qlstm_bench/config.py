@@ -149,17 +149,17 @@ class RunConfig(BaseModel):
         "default: the task's",
     )
     optimizer: OptimizerName = Field(default="adam", description="optimizer; default: the task's, or adam")
-    lr: float = Field(gt=0, allow_inf_nan=False, description="learning rate; default: the task's")
+    lr: float = Field(gt=0, le=1e6, description="learning rate; default: the task's")
     quantized_lr: float | None = Field(
         default=None,
         gt=0,
-        allow_inf_nan=False,
+        le=1e6,
         description="learning rate of quantized weights as a multiple of the others'; default: the task's",
     )
     gain_lr: float = Field(
         default=1.0,
         gt=0,
-        allow_inf_nan=False,
+        le=1e6,
         description="learning rate of the normalisers' gains as a multiple of the others'",
     )
     stall_divisor: float = Field(

@@ -60,6 +60,19 @@ def test_a_model_file_and_another_normaliser(runs: Path, capsys: pytest.CaptureF
     assert not Path("found/recorded.csv").exists()
 
 
+def test_networks_that_cannot_be_read_are_named_and_left_out(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, normalised = sorted(runs.glob("*"), key=lambda run: "none-none" not in run.name)
+    (normalised / "model.safetensors").write_bytes(b"damaged")
+    assert main(["gradients", str(runs), "--out", "found"]) == 0
+    assert f"skipped: {normalised.name}: " in capsys.readouterr().err
+    assert set(pd.read_csv("found/stability.csv", keep_default_na=False)["normalizer"]) == {"none"}
+    (plain / "model.safetensors").write_bytes(b"damaged")
+    assert main(["gradients", str(runs), "--out", "found"]) == 2
+    assert "none of 2 networks can be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -132,6 +132,8 @@ def test_what_a_layer_begins_from() -> None:
         ),
         ({"input_quantizer": "twn"}, "input_quantizer=twn stands beside a quantizer, and quantizer is none"),
         ({"gain_lr": 0.0}, "gain_lr: .*, got 0.0"),
+        ({"gain_lr": 1e308}, r"gain_lr: .*less than or equal to 1000000, got 1e\+308"),
+        ({"lr": float("nan")}, "lr: .*, got nan"),
     ],
 )
 def test_starts_that_do_not_fit_are_named(settings: dict[str, Any], problem: str) -> None:

@@ -26,6 +26,8 @@ MATRICES: dict[type[nn.Module], type[Linear] | type[Embedding]] = {
 }
 _READ_BY_OTHERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Modules that read the weights of the layers in them without calling these."""
+_WITHOUT_COUNTERPART = (nn.RNN, nn.RNNCellBase, nn.EmbeddingBag)
+"""Layers of torch that are named in the report, since they are of a kind, and cannot be replaced."""
 
 Filter = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 """A pattern for names, a class, or a function of name and layer that says whether it is meant."""
@@ -137,7 +139,7 @@ def convert(
     found: dict[str, nn.Module] = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.LSTM | nn.GRU | nn.Linear | nn.Embedding)
+        if isinstance(module, (*RECURRENT, *MATRICES, *_WITHOUT_COUNTERPART))
     }
     readers: dict[str, nn.Module] = {
         name: module for name, module in model.named_modules() if isinstance(module, _READ_BY_OTHERS)
@@ -205,6 +207,8 @@ def _obstacle(
     """Return why a layer is not to be replaced, or ``None``; ``readers`` are modules of _READ_BY_OTHERS."""
     if isinstance(module, QuantizedLayer):
         return "is one of ours already"
+    if isinstance(module, _WITHOUT_COUNTERPART):
+        return "there is no such layer with quantized weights here"
     if filters is not None and not any(_fits(item, name, module) for item in filters):
         return "not chosen by only"
     if any(parameter not in module._parameters for parameter in _weight_names(module)):

@@ -113,6 +113,8 @@ def report(
         raise RunError(f"no finished run in {', '.join(map(str, runs))}: expected folders with a result.json")
     texts = {Format.MARKDOWN: to_markdown, Format.CSV: to_csv, Format.LATEX: to_latex}
     only = None if table is None else table.value
+    if format_ in texts and only is not None and not texts[format_](records, only).strip():
+        raise RunError(f"--table {only}: these runs have no such rows")
     if format_ in texts and out is None:
         print(texts[format_](records, only), end="")
         return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from qlstm_bench.errors import RunError
+from qlstm_bench.errors import BenchError, RunError
 from qlstm_bench.gradients.study import tables
 from qlstm_bench.gradients.study.figures import Line, draw_figures, draw_gain_effect, draw_stretch
 from qlstm_bench.gradients.study.networks import GainEffect, Measurement, Network, find_models
@@ -17,6 +17,7 @@ from qlstm_bench.report.drawing import save_png
 from qlstm_bench.tables import to_csv
 from qlstm_bench.training.folder import check_writable
 from qlstm_core.files import replace_file
+from qlstm_core.plugins import PluginError
 from qlstm_core.printable import printable
 
 
@@ -39,13 +40,13 @@ def study(
         jacobian: whether to compute exact Jacobians through time.
 
     Raises:
-        RunError, GradientAnalysisError: a network that cannot be read or measured.
+        RunError, GradientAnalysisError: a network that cannot be measured, or the only one that is given
+            cannot be read. One of several is named and left out.
     """
     check_writable(out)
     measurements: list[Measurement] = []
     effects: dict[str, list[GainEffect]] = {}
-    for path in find_models(paths):
-        network = Network.load(path)
+    for network in _networks(list(find_models(paths))):
         own = network.measure()
         measurements.append(own)
         if quantizer is not None or normalizer is not None:
@@ -73,6 +74,22 @@ def study(
         _write_jacobian(measurements, out)
     print(f"\ntables and figures: {out}")
     return measurements
+
+
+def _networks(paths: Sequence[Path]) -> Iterator[Network]:
+    read = 0
+    for path in paths:
+        try:
+            network = Network.load(path)
+        except (BenchError, PluginError) as error:
+            if len(paths) == 1:
+                raise
+            print(f"qlstm-bench: skipped: {printable(f'{path.name}: {error}')}", file=sys.stderr)
+        else:
+            read += 1
+            yield network
+    if not read:
+        raise RunError(f"none of {len(paths)} networks can be read: each is named above")
 
 
 def _order(m: Measurement) -> tuple[object, ...]:
