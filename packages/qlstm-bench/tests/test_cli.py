@@ -42,7 +42,7 @@ RUN = ["run", "char-lm"]
         (["run", "word-lm", "--data", "ptb-char"], ["'ptb-char'", "characters", "ptb-word"]),
         (["run", "word-lm", "--data", "stdlib-char"], ["words"]),
         (["run", "word-lm", "--quantizer", "lab"], ["optimizer", "'lab'", "sgd", "adam", "rmsprop"]),
-        ([*RUN, "--optimizer", "adamv"], ["unknown optimizer 'adamv'", "'adamw'", "rmsprop, rprop, sgd"]),
+        ([*RUN, "--optimizer", "adamv"], ["unknown optimizer 'adamv'", "'adam'", "rmsprop, rprop, sgd"]),
         ([*RUN, "--optimizer", "adamw:lr=0.1"], ["learning rate", "lr=0.1"]),
         ([*RUN, "--log", "tensorbord"], ["unknown logger 'tensorbord'", "'tensorboard'", "mlflow"]),
         ([*RUN, "--rounding", "nearest"], ["rounding", "'nearest'", "stochastic"]),

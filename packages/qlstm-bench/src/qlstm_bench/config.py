@@ -141,8 +141,8 @@ class RunConfig(BaseModel):
     )
     rounding: RoundingMode = Field(
         default="none",
-        description="rounding of the recurrent layers' weights to few levels after each optimizer step: "
-        "deterministic, stochastic, or binary-connect, whose steps go to real weights",
+        description="rounding of the recurrent layers' weights to few levels after each optimizer step: to "
+        "the nearest one, to one drawn at random, or of real weights, which the steps then go to",
     )
     rounding_levels: int = Field(
         default=2, ge=2, description="levels that weights are rounded to, evenly spaced around zero"

@@ -139,8 +139,9 @@ def _state_of_a_weight(text: str, lr: float, *, sparse: bool = False) -> tuple[n
         sparse: whether the weight's gradient is.
     """
     weight, bias = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
-    groups = [{"params": [bias], "name": "others"}, {"params": [weight], "lr": lr, "name": "quantized"}]
-    optimizer = build_optimizer(text, groups, lr)
+    others: dict[str, Any] = {"params": [bias], "name": "others"}
+    quantized: dict[str, Any] = {"params": [weight], "lr": lr, "name": "quantized"}
+    optimizer = build_optimizer(text, [others, quantized], lr)
     try:
         # torch warns of sparse gradients where nobody has decided whether they are checked.
         with torch.sparse.check_sparse_tensor_invariants(enable=False):
