@@ -11,6 +11,7 @@ from hook_examples import example
 
 from qlstm_bench import hooks
 from qlstm_bench.config import RunConfig
+from qlstm_bench.loggers import loggers_of
 from qlstm_bench.tasks import tasks_of
 from qlstm_bench.tasks.char_lm import CharLM
 from qlstm_bench.training.folder import Run
@@ -46,6 +47,16 @@ def test_a_third_party_can_add_a_task(registry: Registry) -> None:
     assert task.defaults == {**CharLM.defaults, "unroll": 10}
     with pytest.raises(PluginError, match=r"unknown task 'short-memry'.*did you mean 'short-memory'"):
         tasks.get("short-memry")
+
+
+def test_a_third_party_can_add_a_logger(registry: Registry, tmp_path: Path) -> None:
+    registry.register(example("qlstm_loggers"), "third-party")
+    logger = loggers_of(registry).create("csv")
+    logger.start(Run(tmp_path, a_run().config))
+    for step in (1, 2):
+        logger.log(step, {"loss": 0.5 / step})
+    logger.end(None)
+    assert (tmp_path / "metrics.csv").read_text().split() == ["1,loss,0.5", "2,loss,0.25"]
 
 
 @pytest.mark.parametrize(

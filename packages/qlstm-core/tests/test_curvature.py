@@ -8,6 +8,7 @@ from recurrent_cases import Sign
 from torch import Tensor, nn
 
 from qlstm_core import LSTM, track_curvature
+from qlstm_core.curvature import second_moments
 
 
 class Weighted(Sign):
@@ -40,6 +41,9 @@ def step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         (torch.optim.AdamW, "exp_avg_sq"),
         (torch.optim.RMSprop, "square_avg"),
         (torch.optim.Adagrad, "sum"),
+        (torch.optim.Adadelta, "square_avg"),
+        (torch.optim.RAdam, "exp_avg_sq"),
+        (torch.optim.NAdam, "exp_avg_sq"),
     ],
 )
 def test_quantizers_see_the_optimizers_second_moments(
@@ -88,6 +92,20 @@ def test_optimizers_without_second_moments() -> None:
     track_curvature(net, bare)
     with pytest.raises(TypeError, match="Bare keeps no second moments"):
         step(net, bare)
+    net = model()
+    factored = torch.optim.Adafactor(net.parameters())
+    track_curvature(net, factored)
+    with pytest.raises(TypeError, match="Adafactor keeps no second moments"):
+        step(net, factored)
+
+
+def test_an_average_counts_that_has_the_shape_of_the_weight() -> None:
+    weight = torch.zeros(2, 3)
+    whole, rows = torch.ones(2, 3), torch.ones(2, 1)
+    assert second_moments({"step": torch.tensor(1.0), "exp_avg_sq": whole}, weight) is whole
+    assert second_moments({"exp_avg_sq": rows, "square_avg": whole}, weight) is whole
+    assert second_moments({"exp_avg_sq": rows}, weight) is None
+    assert second_moments({"exp_avg": whole}, weight) is None
 
 
 def test_nothing_to_track() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         state_gradient_norms,
         task_gradient_norms,
     )
+    from qlstm_bench.loggers import Logger, LoggerSpec, loggers_of
     from qlstm_bench.papers import Claim, Comparison, PublishedFigure
     from qlstm_bench.report import (
         Record,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from qlstm_bench.theory import Experiment, ExperimentSpec, Findings, make_experiment
     from qlstm_bench.training.folder import Run
     from qlstm_bench.training.optimizer import GradientNorm, clip_gradients_, make_optimizer
+    from qlstm_bench.training.optimizer_catalogue import OptimizerSpec, optimizers_of
     from qlstm_bench.training.result import Result, StateGradientNorms
     from qlstm_bench.training.run import Outcome, resolve, train
 
@@ -53,14 +55,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BenchError", "CharLM", "Claim", "Classification", "Comparison", "ConfigError", "DataError", "Document",
-    "Experiment", "ExperimentSpec", "Findings", "GradientAnalysisError", "GradientNorm",
-    "LargeVocabularyLM", "Outcome", "PublishedFigure", "Record", "Result", "Run", "RunConfig", "RunError",
-    "SequentialDigits", "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec", "Verdict", "WordLM",
-    "analyze", "analyze_task", "claims_frame", "clip_gradients_", "collect", "decide_claims",
-    "make_experiment", "make_initial_state", "make_layer", "make_optimizer", "print_claims", "print_table",
-    "published_frame", "read_plan", "resolve", "results_frame", "spectral_norms", "state_gradient_norms",
-    "summary_frame", "task_gradient_norms", "tasks_of", "to_csv", "to_latex", "to_markdown", "train",
-    "write_html",
+    "Experiment", "ExperimentSpec", "Findings", "GradientAnalysisError", "GradientNorm", "LargeVocabularyLM",
+    "Logger", "LoggerSpec", "OptimizerSpec", "Outcome", "PublishedFigure", "Record", "Result", "Run",
+    "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec",
+    "Verdict", "WordLM", "analyze", "analyze_task", "claims_frame", "clip_gradients_", "collect",
+    "decide_claims", "loggers_of", "make_experiment", "make_initial_state", "make_layer", "make_optimizer",
+    "optimizers_of", "print_claims", "print_table", "published_frame", "read_plan", "resolve",
+    "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame", "task_gradient_norms",
+    "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
 ]  # fmt: skip
 
 _ORIGINS = {
@@ -70,6 +72,7 @@ _ORIGINS = {
         "GradientAnalysisError", "analyze", "analyze_task", "spectral_norms", "state_gradient_norms",
         "task_gradient_norms",
     ),
+    "qlstm_bench.loggers": ("Logger", "LoggerSpec", "loggers_of"),
     "qlstm_bench.papers": ("Claim", "Comparison", "PublishedFigure"),
     "qlstm_bench.report": (
         "Record", "Verdict", "claims_frame", "collect", "decide_claims", "print_claims", "print_table",
@@ -87,6 +90,7 @@ _ORIGINS = {
     "qlstm_bench.theory": ("Experiment", "ExperimentSpec", "Findings", "make_experiment"),
     "qlstm_bench.training.folder": ("Run",),
     "qlstm_bench.training.optimizer": ("GradientNorm", "clip_gradients_", "make_optimizer"),
+    "qlstm_bench.training.optimizer_catalogue": ("OptimizerSpec", "optimizers_of"),
     "qlstm_bench.training.result": ("Result", "StateGradientNorms"),
     "qlstm_bench.training.run": ("Outcome", "resolve", "train"),
 }  # fmt: skip

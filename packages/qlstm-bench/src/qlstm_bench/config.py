@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -16,20 +16,22 @@ from qlstm_bench import bounded_yaml
 from qlstm_bench.bounded_yaml import short_repr
 from qlstm_bench.errors import ConfigError as ConfigError
 from qlstm_core.plugins.errors import suggest
+from qlstm_quant.rounding import Mode
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
-OptimizerName = Literal["adam", "sgd", "adagrad"]
 Clipping = Literal["global", "apart", "recurrent"]
 Start = Literal["torch", "identity", "orthogonal", "glorot"]
 InitialStates = Literal["zeros", "learned"]
-Logger = Literal["tensorboard", "mlflow"]
+RoundingMode = Literal["none", Mode]
 
 _NOT_PART_OF_THE_RESULT = {"log", "log_every", "checkpoint_seconds"}
 
 
-def _from_commas(value: Any) -> Any:
-    """Take ``"4,8"`` for a list, as a command line gives it."""
-    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+def split_names(value: Any) -> Any:
+    """Take ``"a,b:option=1,option=(2,3)"`` for a list of two, as a command line gives it."""
+    if not isinstance(value, str):
+        return value
+    return [part for part in re.split(r",(?!\s*\w+=)(?![^(=]*\))", value) if part]
 
 
 def _number_or_numbers(value: Any) -> Any:
@@ -137,6 +139,17 @@ class RunConfig(BaseModel):
         allow_inf_nan=False,
         description="standard deviation of noise that learned initial states get in training and evaluation",
     )
+    rounding: RoundingMode = Field(
+        default="none",
+        description="rounding of the recurrent layers' weights to few levels after each optimizer step: to "
+        "the nearest one, to one drawn at random, or of real weights, which the steps then go to",
+    )
+    rounding_levels: int = Field(
+        default=2, ge=2, description="levels that weights are rounded to, evenly spaced around zero"
+    )
+    rounding_delta: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="distance of neighbouring levels"
+    )
     epochs: int | None = Field(
         default=None, ge=1, description="passes over the training part, instead of steps; default: 1"
     )
@@ -148,7 +161,12 @@ class RunConfig(BaseModel):
         description="time steps of truncated back-propagation, for tasks that do not read whole sequences; "
         "default: the task's",
     )
-    optimizer: OptimizerName = Field(default="adam", description="optimizer; default: the task's, or adam")
+    optimizer: str = Field(
+        default="adam",
+        description="optimizer, maybe with options, as in adamw:weight_decay=0.01; default: the task's, or "
+        "adam",
+        json_schema_extra={"metavar": "NAME"},
+    )
     lr: float = Field(gt=0, le=1e6, description="learning rate; default: the task's")
     quantized_lr: float | None = Field(
         default=None,
@@ -243,9 +261,10 @@ class RunConfig(BaseModel):
         description="number of first symbols (characters, words, or whole sequences) of each part to "
         "validate and test on; default: all",
     )
-    log: Annotated[list[Logger], BeforeValidator(_from_commas)] = Field(
+    log: Annotated[list[str], BeforeValidator(split_names)] = Field(
         default=[],
-        description="loggers of the figures beside metrics.jsonl: tensorboard, mlflow, or both with a comma",
+        description="loggers of the figures beside metrics.jsonl, with commas between: tensorboard, mlflow, "
+        "wandb, or a plugin's",
         json_schema_extra={"metavar": "NAMES"},
     )
     log_every: int = Field(default=10, ge=1, description="optimizer steps between lines of metrics.jsonl")
@@ -300,6 +319,25 @@ class RunConfig(BaseModel):
         if self.quantizer == "none" and self.input_quantizer not in (None, "none"):
             raise ValueError(
                 f"input_quantizer={self.input_quantizer} stands beside a quantizer, and quantizer is none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fitting_rounding(self) -> RunConfig:
+        if self.rounding == "none":
+            for name in ("rounding_levels", "rounding_delta"):
+                if (value := getattr(self, name)) != RunConfig.model_fields[name].default:
+                    raise ValueError(
+                        f"{name}={value} is for rounding {' or '.join(get_args(Mode))}, and rounding is none"
+                    )
+        elif self.average:
+            raise ValueError(
+                f"average={self.average} would lie between the levels that rounding={self.rounding} keeps "
+                "weights at: give one of them"
+            )
+        elif self.data_start:
+            raise ValueError(
+                f"data_start measures weights before rounding={self.rounding} moves them: give one of them"
             )
         return self
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qlstm_bench import hookspecs
+from qlstm_bench.loggers import LoggerSpec, loggers_of
 from qlstm_bench.papers.claims import Claim, claims_of, own_claims
 from qlstm_bench.papers.published import PublishedFigure, figures_of, own_figures
 from qlstm_bench.tasks import tasks_of
 from qlstm_bench.tasks.task import TaskSpec
 from qlstm_bench.theory import ExperimentSpec, experiments_of
+from qlstm_bench.training.optimizer_catalogue import OptimizerSpec, optimizers_of, torch_optimizers
 from qlstm_core.plugins import Registry, hookimpl
 
 _HOU = ("Hou et al. 2019, Normalization helps training of quantized LSTM",)
@@ -25,6 +27,8 @@ def qlstm_addhooks(registry: Registry) -> None:
     experiments_of(registry)
     figures_of(registry)
     claims_of(registry)
+    optimizers_of(registry)
+    loggers_of(registry)
 
 
 @hookimpl
@@ -63,6 +67,32 @@ def qlstm_tasks() -> Iterable[TaskSpec]:
         name="classify",
         summary="class of a sequence, given after its last step; for data of one's own",
         factory="qlstm_bench.tasks.classification:Classification",
+    )
+
+
+@hookimpl
+def qlstm_optimizers() -> Iterable[OptimizerSpec]:
+    """Provide torch's optimizers."""
+    return torch_optimizers()
+
+
+@hookimpl
+def qlstm_loggers() -> Iterable[LoggerSpec]:
+    """Provide what the package has a logger for."""
+    yield LoggerSpec(
+        name="tensorboard",
+        summary="event files in each run's folder, for tensorboard --logdir",
+        factory="qlstm_bench.loggers.tensorboard:TensorBoard",
+    )
+    yield LoggerSpec(
+        name="mlflow",
+        summary="mlflow.db beside the runs, or the store that MLFLOW_TRACKING_URI names",
+        factory="qlstm_bench.loggers.mlflow:MLflow",
+    )
+    yield LoggerSpec(
+        name="wandb",
+        summary="Weights & Biases: offline, in each run's folder, or as WANDB_MODE says",
+        factory="qlstm_bench.loggers.wandb:WandB",
     )
 
 
@@ -139,5 +169,5 @@ def qlstm_published() -> Iterable[PublishedFigure]:
 
 @hookimpl
 def qlstm_claims() -> Iterable[Claim]:
-    """Provide the claims of three papers."""
+    """Provide the claims of four papers."""
     return own_claims()

@@ -1,4 +1,4 @@
-"""The hooks that qlstm-bench adds: tasks, experiments, what papers say, and what happens around a run.
+"""The hooks that qlstm-bench adds: for what plugins provide, and for what happens around a run.
 
 Each docstring is a whole plugin.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from qlstm_bench import Claim, ExperimentSpec, PublishedFigure, TaskSpec
+from qlstm_bench import Claim, ExperimentSpec, LoggerSpec, OptimizerSpec, PublishedFigure, TaskSpec
 from qlstm_core.plugins import hookspec
 
 if TYPE_CHECKING:
@@ -30,6 +30,63 @@ def qlstm_tasks() -> Iterable[TaskSpec]:
         @hookimpl
         def qlstm_tasks():
             yield TaskSpec(name="short-memory", summary="characters, ten steps back", factory=ShortMemory)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_optimizers() -> Iterable[OptimizerSpec]:
+    """Return the optimizers that the plugin provides; called once, at the first look-up.
+
+    Example::
+
+        import torch
+        from qlstm_bench import OptimizerSpec
+        from qlstm_core.plugins import hookimpl
+
+        class SignDescent(torch.optim.Optimizer):
+            def __init__(self, params, lr, weight_decay: float = 0.0):
+                super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+            @torch.no_grad()
+            def step(self):
+                for group in self.param_groups:
+                    for param in group["params"]:
+                        if param.grad is not None:
+                            param.mul_(1 - group["lr"] * group["weight_decay"])
+                            param.sub_(group["lr"] * param.grad.sign())
+
+        @hookimpl
+        def qlstm_optimizers():
+            yield OptimizerSpec(name="sign-descent", summary="steps of one length", factory=SignDescent)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def qlstm_loggers() -> Iterable[LoggerSpec]:
+    """Return the loggers that the plugin provides; called once, at the first look-up.
+
+    Example::
+
+        import csv
+        from qlstm_bench import Logger, LoggerSpec
+        from qlstm_core.plugins import hookimpl
+
+        class CSV(Logger):
+            def start(self, run):
+                self.path = run.directory / "metrics.csv"
+
+            def log(self, step, metrics):
+                with self.path.open("a", newline="") as file:
+                    csv.writer(file).writerows([step, name, value] for name, value in metrics.items())
+
+            def end(self, result):
+                pass
+
+        @hookimpl
+        def qlstm_loggers():
+            yield LoggerSpec(name="csv", summary="metrics.csv in each run's folder", factory=CSV)
     """
     raise NotImplementedError
 

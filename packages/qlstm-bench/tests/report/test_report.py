@@ -497,11 +497,13 @@ OTHERS = {
     "decay_of": "quantized", "tested": "best", "average_of": "recurrent",
     "start": "identity", "data_start": True, "gain_lr": 2.0, "initial_state": "learned",
     "initial_state_noise": 0.1, "input_quantizer": "none",
+    "rounding": "stochastic", "rounding_levels": 3, "rounding_delta": 0.5,
 }  # fmt: skip
 """Another value of every setting."""
 NEEDED = {
     "proj": {}, "rank": {"cell": "f-lstm"}, "groups": {"cell": "g-lstm"}, "epochs": {"steps": None},
-    "initial_state_noise": {"initial_state": "learned"},
+    "initial_state_noise": {"initial_state": "learned"}, "rounding_levels": {"rounding": "stochastic"},
+    "rounding_delta": {"rounding": "stochastic"},
 }  # fmt: skip
 NAMES = {"data", "log", "log_every", "checkpoint_seconds"}
 """Settings that do not decide what a run computes."""
@@ -523,7 +525,7 @@ def test_every_setting_that_decides_gives_a_run_a_folder_of_its_own(name: str) -
 def test_every_setting_that_decides_makes_a_line_of_its_own(tmp_path: Path) -> None:
     names = (
         "layers", "lr", "clipping", "average", "average_of", "tested", "decay_of", "state_quantizer",
-        "dropout", "precision", "hidden", "eval_symbols",
+        "dropout", "precision", "hidden", "eval_symbols", "optimizer", "rounding",
     )  # fmt: skip
     make_run(tmp_path, "twn", "layer")
     for name in names:

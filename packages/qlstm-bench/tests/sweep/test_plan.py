@@ -13,6 +13,7 @@ from qlstm_bench.config import ConfigError
 from qlstm_bench.sweep.plan import Plan, read_plan
 from qlstm_bench.sweep.presets import load, preset_names
 from qlstm_bench.sweep.yaml_lines import Document
+from qlstm_bench.theory.rounded_training.rounding_adam import METHODS, RoundingAdam
 
 BASE = "settings: {task: char-lm, data: toy, hidden: 4, steps: 2}\n"
 
@@ -95,6 +96,13 @@ def test_a_scale_changes_and_adds() -> None:
         ("grid:\n  quantizer:\n    - none\n    - bwm", "line 5: .*'bwm'.*did you mean 'bwn'"),
         ("grid:\n  cell:\n    - lstm\n    - lsmt", "line 5: unknown cell 'lsmt' .did you mean 'lstm'"),
         ("grid:\n  cell:\n    - [lstm]", "line 4: cell: expected a name, got .'lstm'."),
+        (
+            "grid:\n  optimizer:\n    - adam\n    - sgdd",
+            "line 5: unknown optimizer 'sgdd' .did you mean 'sgd'",
+        ),
+        ("grid:\n  optimizer: [adam,\n    'adam:lr=1']", "line 4: optimizer: 'adam:lr=1' gives the learning"),
+        ("grid: {optimizer: [[adam]]}", "line 2: optimizer: expected a name, got .'adam'."),
+        ("include:\n- lr: 0.1\n  log: wand", "line 4: unknown logger 'wand' .did you mean 'wandb'"),
         ("grid:\n  quantizer: [none,\n    'bwn:per_rwo=true']", "line 4: .*'per_rwo'.*'per_row'"),
         ("grid:\n  quantizer: bwn", "line 3: quantizer: expected a list of values, .* got 'bwn'"),
         ("grid:\n  batch: []", "line 3: batch: expected a list"),
@@ -130,6 +138,34 @@ def test_a_mistake_is_named_with_its_line_and_the_nearest_name(text: str, messag
 def test_what_is_no_sweep_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^my.yaml"):
         plan(text)
+
+
+def test_one_list_of_loggers_is_for_all_runs() -> None:
+    logged = plan(BASE + "grid: {quantizer: [none, bwn]}").logged_to("tensorboard,qlstm-bench/mlflow")
+    assert [config.log for config in logged.configs] == 2 * [["tensorboard", "mlflow"]]
+    assert [config.quantizer for config in logged.configs] == ["none", "bwn"]
+
+
+def test_the_methods_of_li_et_al_are_those_of_the_theory_experiment() -> None:
+    """At scale small with its settings; the four rounded ones store what two levels are."""
+    configs = read_plan(load("li2017-rounded-adam"), "small").configs
+    theory = RoundingAdam()
+    assert {config.task for config in configs} == set(theory.task)
+    for task in theory.task:
+        own = [config for config in configs if config.task == task]
+        assert [(config.rounding, config.batch) for config in own] == [
+            ("none", 16), ("binary-connect", 16), ("stochastic", 16), ("deterministic", 16),
+            ("stochastic", 96),
+        ]  # fmt: skip
+        methods = [("none" if mode is None else mode, big) for mode, big in METHODS.values()]
+        assert sorted(methods) == sorted((config.rounding, config.batch > 16) for config in own)
+        for config in own:
+            assert (config.quantizer == "none") == (config.rounding == "none")
+            assert config.batch in (theory.batch, theory.batch * theory.big)
+            assert (config.hidden, config.steps, config.lr) == (theory.hidden, theory.steps, theory.rate)
+            assert (config.optimizer, config.normalizer) == ("adam", theory.normalizer)
+            assert (config.rounding_levels, config.rounding_delta) == (2, theory.delta)
+            assert (config.clip, config.clipping, config.epoch_decay) == (5.0, "global", 1.0)
 
 
 def test_a_scale_that_does_not_exist_is_refused() -> None:

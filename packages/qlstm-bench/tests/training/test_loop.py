@@ -158,6 +158,53 @@ def test_every_step_is_that_of_a_plain_loop(clipping: str, average_of: str) -> N
         torch.testing.assert_close(value, average[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("mode", "half"), [("deterministic", 0.005), ("stochastic", 0.03), ("binary-connect", 0.03)]
+)
+def test_every_step_of_a_rounded_run_is_that_of_a_plain_loop(mode: str, half: float) -> None:
+    """Weights ±Δ/2: the nearer one, one drawn with the weight as its mean, or the sign of a real weight."""
+    outcome = run(steps=9, seed=3, lr=1.0, rounding=mode, rounding_delta=2 * half, log_every=1)
+    torch.manual_seed(3)
+    net, toy, generator = Net("none", "none"), Toy(), torch.Generator()
+    generator.manual_seed(int(torch.randint(2**62, ())))
+    weights = {name: parameter for name, parameter in net.named_parameters() if ".weight_" in name}
+    assert len(weights) == 2
+    with torch.no_grad():
+        for weight in weights.values():
+            weight *= half / weight.abs().max()
+    real = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def put_on_levels() -> None:
+        for name, weight in weights.items():
+            up = weight >= 0
+            if mode == "stochastic":
+                share = ((weight + half) / (2 * half)).clamp(0, 1)
+                up = torch.rand(weight.shape, generator=generator) < share
+            if mode == "binary-connect":
+                real[name] = weight.clamp(-half, half).clone()
+            weight.copy_(torch.where(up, half, -half))
+
+    put_on_levels()
+    start, state, changed = {name: weight.clone() for name, weight in weights.items()}, None, []
+    for step in range(9):
+        loss, state = plain_loss(net, toy.batch(step), None if step % STEPS_PER_EPOCH == 0 else state)
+        gradients = torch.autograd.grad(loss, list(net.parameters()))
+        scale = min(1.0, 0.3 / torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+        with torch.no_grad():
+            for (name, parameter), gradient in zip(net.named_parameters(), gradients, strict=True):
+                if mode == "binary-connect" and name in weights:
+                    parameter.copy_(real[name])
+                parameter -= scale * gradient
+        put_on_levels()
+        moved = sum(int((weight != start[name]).sum()) for name, weight in weights.items())
+        changed.append(moved / sum(weight.numel() for weight in weights.values()))
+    assert [row["changed"] for row in outcome.run.metrics()] == changed
+    assert 0 < max(changed) < 1, "some move, and some do not"
+    for name, value in load_file(outcome.run.directory / "model.safetensors").items():
+        torch.testing.assert_close(value, net.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
 def test_the_carried_state_begins_anew_with_each_epoch() -> None:
     run(steps=8)
     assert Toy.carried == [False, True, True, False, True, True, False, True]
@@ -298,6 +345,7 @@ OTHERS: dict[str, Any] = {
     "embedding_quantizer": "bwn", "head_quantizer": "bwn",
     "tested": "best", "average_of": "recurrent", "start": "glorot", "data_start": True, "gain_lr": 2.0,
     "initial_state": "learned", "initial_state_noise": 0.5, "input_quantizer": "none",
+    "rounding": "stochastic", "rounding_delta": 0.5,
 }  # fmt: skip
 """Another value of each setting; of those that are whole numbers, 7."""
 

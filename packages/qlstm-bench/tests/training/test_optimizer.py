@@ -39,7 +39,13 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD), ("adagrad", torch.optim.Adagrad)]
+    ("name", "kind"),
+    [
+        ("adam", torch.optim.Adam),
+        ("sgd:momentum=0.9", torch.optim.SGD),
+        ("adagrad", torch.optim.Adagrad),
+        ("radam", torch.optim.RAdam),
+    ],
 )
 def test_optimizers_hold_every_parameter_once(name: str, kind: type) -> None:
     net = Net("binary-connect")
@@ -71,9 +77,8 @@ def test_gains_may_have_a_learning_rate_of_their_own() -> None:
 
 
 def test_loss_aware_quantizers_refuse_sgd() -> None:
-    with pytest.raises(
-        ConfigError, match=r"optimizer: quantizer 'lab' .*sgd keeps none; expected adam or adagrad"
-    ):
+    keeping = "expected one of adadelta, adagrad, adam, adamw, nadam, radam, rmsprop$"
+    with pytest.raises(ConfigError, match=rf"optimizer: quantizer 'lab' .*, and sgd keeps none; {keeping}"):
         resolve({"task": "word-lm", "quantizer": "lab", "steps": 1})
     with pytest.raises(ConfigError, match=r"state_quantizer: 'lat' weighs .* and a state has none; expected"):
         resolve({"task": "word-lm", "state_quantizer": "lat", "optimizer": "adagrad", "steps": 1})

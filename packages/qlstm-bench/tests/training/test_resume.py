@@ -53,6 +53,8 @@ def refused(settings: dict[str, Any], out: str, message: str) -> None:
         ("quantizer", "bwn", "'bwn', and here it is 'none'"),
         ("hidden", 5, "5, and here it is 8"),
         ("optimizer", "sgd", "'sgd', and here it is 'adam'"),
+        ("optimizer", "adam:eps=0.1", "'adam:eps=0.1', and here it is 'adam'"),
+        ("rounding", "stochastic", "'stochastic', and here it is 'none'"),
     ],
 )
 def test_the_checkpoint_of_another_run_is_refused_by_the_setting_that_differs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -66,12 +67,26 @@ def track_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remov
                         "make the optimizer again, then call track_curvature"
                     )
                 continue  # no gradient reached it yet
-            moment = next((state[name] for name in _SECOND_MOMENTS if name in state), None)
+            moment = second_moments(state, weight)
             if moment is None:
                 raise TypeError(_no_moments(stepped))
             _curvature(layer, weight_name).copy_(moment)
 
     return optimizer.register_step_post_hook(update)
+
+
+def second_moments(state: Mapping[str, Any], weight: Tensor) -> Tensor | None:
+    """Return the averages of squared gradients that an optimizer keeps of a weight, of the weight's shape.
+
+    Args:
+        state: what the optimizer keeps of the weight, after a step: ``optimizer.state[weight]``.
+        weight: the weight.
+
+    Returns:
+        The tensor itself; ``None`` where the optimizer keeps none, or one of whole rows and columns.
+    """
+    found = (state[name] for name in _SECOND_MOMENTS if name in state)
+    return next((moment for moment in found if moment.shape == weight.shape), None)
 
 
 def _tracked(model: nn.Module) -> list[tuple[str, QuantizedLayer, str]]:

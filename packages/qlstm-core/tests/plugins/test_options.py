@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ def parse(factory: Callable[..., Any], text: str) -> dict[str, Any]:
         ("a:k=1", ("a", {"k": "1"})),
         (" a : k = 1 , j=x=y ", ("a", {"k": "1", "j": "x=y"})),
         ("dist/a:k=b:c", ("dist/a", {"k": "b:c"})),
+        ("a:k=(1, 2),j=3,i=(4)", ("a", {"k": "(1, 2)", "j": "3", "i": "(4)"})),
     ],
 )
 def test_split(text: str, expected: tuple[str, dict[str, str]]) -> None:
@@ -74,6 +76,33 @@ def test_value_has_the_declared_type(factory: Callable[..., Any], option: str, v
     (result,) = parse(factory, f"x:{option}").values()
     assert result == value
     assert type(result) is type(value)
+
+
+def pair(betas: tuple[float, float] = (0.9, 0.999), sizes=(1, 2), anything=None) -> None:  # type: ignore[no-untyped-def]
+    """A factory with tuples, annotated or by default, and what may be one."""
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "again"),
+    [
+        ("x:betas=(0.8, 0.9)", {"betas": (0.8, 0.9)}, ":betas=(0.8,0.9)"),
+        ("x:betas=(0.9,0.999),sizes=(1,2)", {"betas": (0.9, 0.999), "sizes": (1, 2)}, ""),
+        ("x:sizes=(3),anything=(a,true,1e3)", {"sizes": (3,), "anything": ("a", True, 1000.0)},
+         ":anything=(a,true,1000.0),sizes=(3)"),
+    ],
+)  # fmt: skip
+def test_values_in_parentheses_are_a_tuple(text: str, values: dict[str, Any], again: str) -> None:
+    assert parse(pair, text) == values
+    assert format_options(pair, values) == again
+    if again:
+        assert parse(pair, f"x{again}") == values
+
+
+@pytest.mark.parametrize("value", ["0.9", "0.9;0.99", "true", "(0.9"])
+def test_one_value_is_no_tuple(value: str) -> None:
+    message = rf"option 'betas' must be values in parentheses, as in \(1,2\), got '{re.escape(value)}'"
+    with pytest.raises(OptionError, match=message):
+        parse(pair, f"x:betas={value}")
 
 
 def test_annotation_decides_between_spellings() -> None:

@@ -45,8 +45,10 @@ Examples:
   qlstm-bench run char-lm --data ptb-char --processes 2
   torchrun --nproc-per-node 8 -m qlstm_bench run char-lm --data text8
   qlstm-bench run classify --data my_sequences.npz --epochs 20 --patience 3
+  qlstm-bench run digits --optimizer adamw:weight_decay=0.01 --quantizer lab --log wandb
+  qlstm-bench run digits --quantizer bwn --rounding stochastic --normalizer layer
 
-`qlstm plugins` lists the cells, quantizers, normalisers and tasks that are installed.
+`qlstm plugins` lists the cells, quantizers, normalisers, optimizers, tasks and loggers that are installed.
 """
 
 

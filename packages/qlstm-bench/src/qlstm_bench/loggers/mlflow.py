@@ -10,13 +10,13 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from qlstm_core.plugins import hookimpl
+from qlstm_bench.config import ConfigError
+from qlstm_bench.loggers.logger import Logger, facts, final_figures
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,77 +30,64 @@ _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOU
 """With a server, unless the user says otherwise."""
 
 
-@dataclass
-class _Log:
-    """A run of ours as one of MLflow's.
+class MLflow(Logger):
+    """A run in a store of MLflow for each run."""
 
-    Args:
-        client: client of the store.
-        run_id: MLflow's.
-        last: step that was logged last.
-    """
+    needs = ("mlflow", "sqlalchemy", "alembic")
+    install = "qlstm-bench[mlflow]"
 
-    client: MlflowClient
-    run_id: str
-    last: int
+    def check(self, out: Path) -> None:
+        """See that a URL can name the store.
 
-    def metrics(self, figures: Mapping[str, float], step: int) -> None:
+        Raises:
+            ConfigError: a folder with a character that means something else in a URL.
+        """
+        path = str(out.absolute())
+        strange = [character for character in "?%" if character in path]
+        if strange and not os.environ.get("MLFLOW_TRACKING_URI"):
+            raise ConfigError(
+                f"log: mlflow names its store by a URL, in which {strange[0]!r} of {path!r} has another "
+                "meaning: choose another --out, or set MLFLOW_TRACKING_URI"
+            )
+
+    def start(self, run: Run) -> None:
+        """Make a run in the store, or go on with the one that an interruption left."""
+        # A training tells nobody about itself but the store that its user chose.
+        for name, value in _PATIENCE.items() | {("MLFLOW_DISABLE_TELEMETRY", "true")}:
+            os.environ.setdefault(name, value)
+        self._client, self._run_id, self._last = _open(run)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Store the figures of a step, if it is not one that is done again."""
+        if step > self._last:
+            self._store(step, metrics)
+
+    def end(self, result: Result | None) -> None:
+        """Store the final figures and what became of the run; one that was interrupted stays open."""
+        if result is None:
+            return
+        self._store(result.steps, final_figures(result))
+        for name, value in facts(result).items():
+            self._client.set_tag(self._run_id, f"qlstm.{name}", value)
+        self._client.set_terminated(self._run_id, "FAILED" if result.status == "failed" else "FINISHED")
+
+    def _store(self, step: int, figures: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self.client.log_batch(
-            self.run_id, [Metric(name, value, now, step) for name, value in figures.items()]
+        self._client.log_batch(
+            self._run_id, [Metric(name, value, now, step) for name, value in figures.items()]
         )
-        self.last = max(self.last, step)
+        self._last = max(self._last, step)
 
 
-_logs: dict[Path, _Log] = {}
-
-
-@hookimpl
-def qlstm_run_started(run: Run) -> None:
-    """Make a run in the store, or go on with the one that an interruption left."""
-    if "mlflow" not in run.config.log:
-        return
-    # A training tells nobody about itself but the store that its user chose.
-    for name, value in _PATIENCE.items() | {("MLFLOW_DISABLE_TELEMETRY", "true")}:
-        os.environ.setdefault(name, value)
-    for noisy in ("alembic", "mlflow"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    _logs[run.directory] = _open(run)
-
-
-@hookimpl
-def qlstm_run_logged(run: Run, step: int, metrics: Mapping[str, float]) -> None:
-    """Store the figures of a step, if it is not one that is done again."""
-    log = _logs.get(run.directory)
-    if log is not None and step > log.last:
-        log.metrics(metrics, step)
-
-
-@hookimpl
-def qlstm_run_ended(run: Run, result: Result) -> None:
-    """Store the final figures and what became of the run."""
-    log = _logs.pop(run.directory, None)
-    if log is None:
-        return
-    final = {name: value for name, value in result.metrics.items() if not name.startswith("valid_")}
-    log.metrics(final, result.steps)
-    for name, value in {
-        "status": result.fate,
-        "dataset": f"{result.dataset.name} {result.dataset.sha256}",
-        "device": result.device,
-        "git_commit": str(result.git_commit),
-        **{f"version.{package}": version for package, version in result.versions.items()},
-    }.items():
-        log.client.set_tag(log.run_id, f"qlstm.{name}", value)
-    log.client.set_terminated(log.run_id, "FAILED" if result.status == "failed" else "FINISHED")
-
-
-def _open(run: Run) -> _Log:
+def _open(run: Run) -> tuple[MlflowClient, str, int]:
+    """Return the store, the number that it has for a run, and the last step that it holds of it."""
     from mlflow import MlflowClient
     from mlflow.entities import Param
 
+    for noisy in ("alembic", "mlflow"):  # after the import, which sets the level
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     out = run.directory.parent.absolute()
     with FileLock(out / ".mlflow.lock"):  # several runs that start at once would each set the store up
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
@@ -122,11 +109,11 @@ def _open(run: Run) -> _Log:
     if going_on is not None:
         history = (client.get_metric_history(going_on.info.run_id, key) for key in going_on.data.metrics)
         steps = [metric.step for metrics in history for metric in metrics]
-        return _Log(client, going_on.info.run_id, max(steps, default=0))
+        return client, going_on.info.run_id, max(steps, default=0)
     made = client.create_run(number, tags={_NAME: run.name}, run_name=run.name).info.run_id
     settings = [Param(name, str(value)) for name, value in run.config.model_dump().items()]
     client.log_batch(made, params=settings)
-    return _Log(client, made, 0)
+    return client, made, 0
 
 
 def _connect_once(uri: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from qlstm_bench.bounded_yaml import short_repr
-from qlstm_bench.config import ConfigError, RunConfig
+from qlstm_bench.config import ConfigError, RunConfig, split_names
 from qlstm_bench.sweep.sweep_file import MAX_RUNS, Scale, Settings, SweepFile, read_file
 from qlstm_bench.sweep.yaml_lines import Document, Path
 from qlstm_bench.tables import shorten
@@ -41,8 +41,10 @@ class Plan:
 
     def logged_to(self, names: str) -> Plan:
         """Return the same runs with these loggers, separated by commas."""
-        configs = (RunConfig.build(config.model_dump() | {"log": names}) for config in self.configs)
-        return replace(self, configs=tuple(configs))
+        from qlstm_bench.loggers.of_run import canonical_loggers
+
+        log = canonical_loggers(split_names(names))
+        return replace(self, configs=tuple(config.model_copy(update={"log": log}) for config in self.configs))
 
     @property
     def labels(self) -> list[str]:
@@ -234,6 +236,7 @@ def _config(values: Mapping[str, Any], paths: Mapping[str, Path], document: Docu
     for name in (
         "task",
         "cell",
+        "optimizer",
         "quantizer",
         "normalizer",
         "state_quantizer",
@@ -255,7 +258,9 @@ def _config(values: Mapping[str, Any], paths: Mapping[str, Path], document: Docu
 
 def _culprit(error: Exception, values: Mapping[str, Any]) -> str:
     """Return the name of the setting that an error of ``resolve`` is about, or ""."""
+    from qlstm_bench.loggers import loggers_of
     from qlstm_bench.tasks import tasks_of
+    from qlstm_bench.training.optimizer_catalogue import optimizers_of
     from qlstm_core import cells_of
     from qlstm_core.plugins import PluginError, registry
 
@@ -271,11 +276,14 @@ def _culprit(error: Exception, values: Mapping[str, Any]) -> str:
         "input_quantizer": registry.quantizers,
         "embedding_quantizer": registry.quantizers,
         "head_quantizer": registry.quantizers,
+        "optimizer": optimizers_of(registry),
+        "log": loggers_of(registry),
     }
     for name, catalogue in catalogues.items():
         if values.get(name) is not None:
             try:
-                catalogue.canonical(values[name])
+                for text in split_names(values[name]) if name == "log" else [values[name]]:
+                    catalogue.canonical(text)
             except PluginError:
                 return name
     return ""

@@ -13,6 +13,7 @@ from qlstm_bench.tasks.language_modelling import State, detach
 from qlstm_bench.tasks.layers import make_initial_state
 from qlstm_bench.tasks.sampled_softmax import draw_words, sampled_cross_entropy
 from qlstm_bench.tasks.word_lm import WordLanguageModel, WordLM
+from qlstm_bench.training.optimizer_catalogue import takes_sparse_gradients
 from qlstm_core import InitialState, RecurrentLayer
 
 _SHARDS = 8
@@ -125,12 +126,12 @@ class LargeVocabularyLM(WordLM):
                 f"{config.task}: samples={self._samples} is not below the vocabulary of {self.dataset}, "
                 f"{len(self._text.symbols)} words; expected fewer, as in large-vocab-lm:samples=512"
             )
+        # Adam needs every row's gradient, as most optimizers do, and processes exchange dense ones.
+        self._sparse = config.processes == 1 and takes_sparse_gradients(config.optimizer, config.lr)
 
     def model(self, quantizer: str, normalizer: str) -> SampledWordLanguageModel:
         """Return a fresh :class:`SampledWordLanguageModel`."""
         c = self._config
-        # Adam needs every row's gradient, and processes exchange dense ones.
-        sparse = c.optimizer != "adam" and c.processes == 1
         layer = self._layer(quantizer, normalizer)
         words, start = len(self._text.symbols), make_initial_state(c, layer)
         factor = c.batch if self._embedding_reduction == "sum" else 1
@@ -139,7 +140,7 @@ class LargeVocabularyLM(WordLM):
             layer,
             c.dropout,
             self._samples,
-            sparse,
+            self._sparse,
             start,
             embedding_factor=factor,
             embedding_quantizer=c.embedding_quantizer,

@@ -16,12 +16,14 @@ from lightning_fabric import Fabric
 
 from qlstm_bench.gradients import StateGradientNorms, clipped_share, measure_stability
 from qlstm_bench.gradients.study.recording import GradientRecorder
+from qlstm_bench.loggers.of_run import RunLoggers
 from qlstm_bench.tasks import Task
 from qlstm_bench.training import provenance
 from qlstm_bench.training.folder import Run
 from qlstm_bench.training.optimizer import GradientNorm, Schedule, WeightAverage, clip_gradients_
 from qlstm_bench.training.random_state import random_state, restore_random_state
 from qlstm_bench.training.result import DatasetRecord, Result, Status
+from qlstm_bench.training.rounding import make_rounding
 from qlstm_bench.training.team import Team
 from qlstm_core import QuantizedLayer, Quantizer, model_bytes, track_curvature
 from qlstm_core.plugins import registry
@@ -59,15 +61,17 @@ class Training:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         run: Run,
+        loggers: RunLoggers,
         listen: Listener | None,
     ) -> None:
         self.fabric, self.task, self.run, self.config = fabric, task, run, run.config
-        self.team = team
+        self.team, self.loggers = team, loggers
         self.listen = listen or (lambda step, steps, figures: None)
         self.module = model
         self.model, self.optimizer = fabric.setup(model, optimizer)
         if any(module.needs_curvature for module in model.modules() if isinstance(module, Quantizer)):
             track_curvature(model, optimizer)
+        self.rounding = make_rounding(model, optimizer, self.config)
         self.schedule = Schedule(self.config, optimizer, task.higher_is_better)
         decay, of = self.config.average, self.config.average_of
         self.average = WeightAverage(model, decay, of) if decay else None
@@ -111,8 +115,9 @@ class Training:
         self.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        for part, saved in ((self.average, state["average"]), (self.rounding, state["rounding"])):
+            if part is not None:
+                part.load_state_dict(saved)
         self.best = state["best"]
         self.step, self.diverged_at = state["step"], state["diverged_at"]
         self.stopped_at = state["stopped_at"]
@@ -132,6 +137,7 @@ class Training:
                     "optimizer": self.optimizer.state_dict(),
                     "schedule": self.schedule.state_dict(),
                     "average": None if self.average is None else self.average.state_dict(),
+                    "rounding": None if self.rounding is None else self.rounding.state_dict(),
                     "best": self.best,
                     "step": self.step,
                     "carried": carried,
@@ -168,6 +174,7 @@ class Training:
                     self.run.log({"step": self.step, **figures})
                 with self.off_the_clock():
                     if figures:
+                        self.loggers.log(self.step, figures)
                         registry.notify("qlstm_run_logged", run=self.run, step=self.step, metrics=figures)
                     self.listen(self.step, self.steps, figures)
             if self.ended or self.checkpoint_due:
@@ -234,6 +241,7 @@ class Training:
                 **self.training_figures(),
                 "gradient_norm": self.tally.gradient_norm,
                 "clipped": self.tally.clipped / self.tally.steps,
+                **self.rounding_figures(),
                 **self.learning_rates(),
                 "seconds": round(self.seconds, 3),
             }
@@ -248,6 +256,11 @@ class Training:
         """Return the learning rate as ``lr``, and those of named groups as ``lr_<name>``."""
         first, *named = self.optimizer.param_groups
         return {"lr": first["lr"]} | {f"lr_{group['name']}": group["lr"] for group in named}
+
+    def rounding_figures(self) -> dict[str, float]:
+        """Return the share of rounded weights that are at another level than at the start, as ``changed``."""
+        rounding = self.rounding
+        return {} if rounding is None else {"changed": rounding.changed_since_start / rounding.weights}
 
     def training_figures(self) -> dict[str, float]:
         """Return the mean loss since the last line, and as the figure of merit where it is one."""

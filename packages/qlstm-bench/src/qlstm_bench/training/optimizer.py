@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,19 +12,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qlstm_bench.config import Clipping, ConfigError, RunConfig
+from qlstm_bench.training.optimizer_catalogue import (
+    build_optimizer,
+    keeps_second_moments,
+    optimizers_with_second_moments,
+)
 from qlstm_core import Quantizer, RecurrentLayer
 from qlstm_core.layers.quantized import evaluating
 from qlstm_core.plugins import registry
-
-# Kuchaiev and Ginsburg's code starts Adagrad's sums at 1 for a loss summed over 20 steps; ours is the mean.
-_ADAGRAD_START = 1 / 20**2
-
-OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-    "adagrad": partial(torch.optim.Adagrad, initial_accumulator_value=_ADAGRAD_START),
-}
-"""The optimizers by the names that users type."""
 
 
 def check_curvature(config: RunConfig) -> None:
@@ -40,15 +34,15 @@ def check_curvature(config: RunConfig) -> None:
             f"state_quantizer: {config.state_quantizer!r} weighs errors by the optimizer's second moments, "
             "and a state has none; expected a method without, such as 'bwn'"
         )
-    if config.optimizer != "sgd":
-        return
     others = (config.input_quantizer or "none", config.embedding_quantizer, config.head_quantizer)
-    for name in (config.quantizer, *others):
-        if registry.quantizers.create(name).needs_curvature:
-            raise ConfigError(
-                f"optimizer: quantizer {name!r} weighs errors by the optimizer's second moments, "
-                "and sgd keeps none; expected adam or adagrad"
-            )
+    needing = [
+        name for name in (config.quantizer, *others) if registry.quantizers.create(name).needs_curvature
+    ]
+    if needing and not keeps_second_moments(config.optimizer, config.lr):
+        raise ConfigError(
+            f"optimizer: quantizer {needing[0]!r} weighs errors by the optimizer's second moments, and "
+            f"{config.optimizer} keeps none; expected one of {', '.join(optimizers_with_second_moments())}"
+        )
 
 
 def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> torch.optim.Optimizer:
@@ -59,8 +53,12 @@ def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> 
 
     Args:
         model: the model whose parameters it holds.
-        config: gives its name, the learning rate, ``gain_lr``, and maybe ``quantized_lr``.
+        config: gives its name and options, the learning rate, ``gain_lr``, and maybe ``quantized_lr``.
         quantized_lr: learning rate of quantized weights as a multiple, where the settings give none.
+
+    Raises:
+        ConfigError: options or parameters that the optimizer refuses.
+        PluginError: a factory that returns no optimizer.
     """
     factor = quantized_lr if config.quantized_lr is None else config.quantized_lr
     quantized = list(quantized_weights(model))
@@ -72,7 +70,7 @@ def make_optimizer(model: nn.Module, config: RunConfig, quantized_lr: float) -> 
         groups.append({"params": quantized, "lr": config.lr * factor, "name": "quantized"})
     if gains:
         groups.append({"params": gains, "lr": config.lr * config.gain_lr, "name": "gains"})
-    return OPTIMIZERS[config.optimizer](groups, lr=config.lr)
+    return build_optimizer(config.optimizer, groups, config.lr)
 
 
 def quantized_weights(model: nn.Module) -> Iterator[nn.Parameter]:

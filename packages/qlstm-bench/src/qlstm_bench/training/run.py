@@ -14,12 +14,13 @@ from lightning_fabric import seed_everything
 
 from qlstm_bench.config import RunConfig
 from qlstm_bench.errors import BenchError, ConfigError, RunError
-from qlstm_bench.loggers import check_loggers
+from qlstm_bench.loggers.of_run import RunLoggers, canonical_loggers
 from qlstm_bench.tasks import Task, tasks_of
 from qlstm_bench.tasks.cells import cell_settings, check_cell
 from qlstm_bench.training.folder import FINISHED, Run, check_writable
 from qlstm_bench.training.loop import Listener, Training
 from qlstm_bench.training.optimizer import check_curvature, make_optimizer
+from qlstm_bench.training.optimizer_catalogue import canonical_optimizer, check_optimizer
 from qlstm_bench.training.result import Result
 from qlstm_bench.training.start import check_data_start, check_initial_state, start_from_data
 from qlstm_bench.training.team import Team, launched_processes, make_fabric
@@ -107,9 +108,9 @@ _PARTS = {"embedding_quantizer": "embedding", "head_quantizer": "head"}
 def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     """Return complete settings and their task, not yet prepared.
 
-    The task's defaults fill what ``settings`` leaves out; the names of task, cell, quantizers and normaliser
-    get their one spelling; an object given as ``data`` goes to the task, and its type's name into the
-    settings.
+    The task's defaults fill what ``settings`` leaves out; the names of task, cell, quantizers, normaliser,
+    optimizer and loggers get their one spelling; an object given as ``data`` goes to the task, and its type's
+    name into the settings.
 
     Raises:
         ConfigError, PluginError: a setting or name that does not fit.
@@ -136,8 +137,11 @@ def resolve(settings: Mapping[str, Any]) -> tuple[RunConfig, Task]:
     if "data" in merged and not isinstance(merged["data"], str):
         task.given_data = merged["data"]
         merged["data"] = f"object of type {type(task.given_data).__name__}"
+    merged["optimizer"] = canonical_optimizer(merged.get("optimizer", "adam"))
     config = RunConfig.build(merged | cell_settings(merged))
+    config = config.model_copy(update={"log": canonical_loggers(config.log)})
     check_cell(config)
+    check_optimizer(config.optimizer, config.lr)
     check_curvature(config)
     check_data_start(config)
     return config, task
@@ -173,7 +177,7 @@ def train(
 def _train(settings: Mapping[str, Any], out: Path, force: bool, listen: Listener | None) -> Outcome:
     check_writable(out)
     config, task = resolve(settings)
-    check_loggers(config.log, out)
+    loggers = RunLoggers(config.log, out)
     task.prepare(config)
     fabric = make_fabric(config)
     seed_everything(config.seed, verbose=False)
@@ -192,24 +196,27 @@ def _train(settings: Mapping[str, Any], out: Path, force: bool, listen: Listener
             run.start()
         if config.data_start:
             start_from_data(task, model)
-        training = Training(fabric, team, task, model, optimizer, run, listen)
+        training = Training(fabric, team, task, model, optimizer, run, loggers, listen)
         training.restore()
-        if team.leader:
-            with training.off_the_clock():
-                registry.notify("qlstm_run_started", run=run)
-        try:
-            result = training.loop()
-        except Exception as error:
-            message = " ".join(f"{type(error).__name__}: {error}".split())
+        with loggers:
             if team.leader:
-                with suppress(RunError):  # a full disk: the error says so already
-                    _end(run, training.result("failed", error=message))
-            raise
-        if team.leader:
-            _end(run, result)
+                with training.off_the_clock():
+                    loggers.start(run)
+                    registry.notify("qlstm_run_started", run=run)
+            try:
+                result = training.loop()
+            except Exception as error:
+                message = " ".join(f"{type(error).__name__}: {error}".split())
+                if team.leader:
+                    with suppress(RunError):  # a full disk: the error says so already
+                        _end(run, training.result("failed", error=message), loggers)
+                raise
+            if team.leader:
+                _end(run, result, loggers)
     return Outcome(run, result, reused=False)
 
 
-def _end(run: Run, result: Result) -> None:
+def _end(run: Run, result: Result, loggers: RunLoggers) -> None:
     run.write_result(result)
+    loggers.end(result)
     registry.notify("qlstm_run_ended", run=run, result=result)

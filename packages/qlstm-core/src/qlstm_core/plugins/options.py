@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
@@ -11,18 +12,30 @@ from torch import nn
 
 from qlstm_core.plugins.errors import OptionError, blame, suggest
 
-_PLAIN = {bool: "true or false", int: "an integer", float: "a number", type(None): "none", str: "text"}
+_PLAIN = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    type(None): "none",
+    str: "text",
+    tuple: "values in parentheses, as in (1,2)",
+}
+
+_BETWEEN_OPTIONS = re.compile(r",(?![^(=]*\))")
+"""A comma that stands in no value's parentheses."""
 
 
 def split_options(text: str) -> tuple[str, dict[str, str]]:
     """Split ``"name:key=value,key=value"`` into the name and the options as written.
+
+    A value may be several in parentheses, ``key=(value,value)``.
 
     Raises:
         OptionError: options that are not of that form, or one given twice.
     """
     name, colon, rest = text.partition(":")
     options: dict[str, str] = {}
-    for item in rest.split(",") if colon else ():
+    for item in _BETWEEN_OPTIONS.split(rest) if colon else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not (key and equals and value):
             raise OptionError(
@@ -39,8 +52,9 @@ def parse_options(
 ) -> dict[str, Any]:
     """Turn options as written into the factory's keyword arguments.
 
-    ``true`` and ``false`` become bool, ``none`` None, digits int, then float, anything else str; of these,
-    the first that the parameter's annotation (or, without one, the type of its default) admits.
+    ``true`` and ``false`` become bool, ``none`` None, digits int, then float, several in parentheses a tuple,
+    anything else str; of these, the first that the parameter's annotation (or, without one, the type of its
+    default) admits.
 
     Args:
         factory: what will be called.
@@ -141,8 +155,8 @@ def _choices(parameter: inspect.Parameter) -> list[Any] | None:
     for member in members:
         if get_origin(member) is Literal:
             choices.extend(get_args(member))
-        elif member in _PLAIN:
-            choices.append(member)
+        elif (kind := get_origin(member) or member) in _PLAIN:
+            choices.append(kind)
         else:
             return None
     return choices
@@ -163,6 +177,8 @@ def _convert(text: str, choices: list[Any] | None) -> Any:
                 return number(text)
             except ValueError:
                 continue
+    if text[0] + text[-1] == "()" and (choices is None or tuple in choices):
+        return tuple(_convert(part.strip(), None) for part in text[1:-1].split(",") if part.strip())
     if choices is None or str in choices:
         return text
     raise ValueError(text)
@@ -176,6 +192,8 @@ def _equal(default: object, value: object) -> bool:
 
 
 def _spell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({','.join(map(_spell, value))})"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

@@ -22,7 +22,7 @@ class PluginRecord:
         status: ``"active"``; ``"disabled"`` by ``QLSTM_DISABLE_PLUGINS``; ``"failed"``: it, or one of its
             hooks, does not work; ``"incompatible"``: it gives something for another version of the interface.
         reason: why it is not active, or what looks like a mistake in an active one; one line, often empty.
-        provides: the names that work, by kind; ``"hook"`` lists the hooks that give no names, as loggers' do.
+        provides: the names that work, by kind; ``"hook"`` lists those that give none, as around a run.
     """
 
     name: str

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from qlstm_bench.theory.experiment import Experiment, Findings, Progress
 from qlstm_bench.training.optimizer import clip_gradients_
-from qlstm_quant import Grid, Rounding
+from qlstm_bench.training.rounding import fill_grid_, grid_of
+from qlstm_quant import Rounding
 from qlstm_quant.rounding import Mode
 
 if TYPE_CHECKING:
@@ -123,15 +124,12 @@ def train_rounded(
     params = _matrices(task.recurrent(model))
     flips = rounding = None
     if mode is not None:
-        with (
-            torch.no_grad()
-        ):  # real weights that fill the grid's range: else BC's first steps would flip most
-            for param in params:
-                param.mul_(delta / 2 / param.abs().max())
+        grid = grid_of(2, delta)
+        fill_grid_(params, grid)
         flips = Flips(delta, mode)
         flips.attach(optimizer, params)
         generator = torch.Generator().manual_seed(seed)
-        rounding = Rounding(params, optimizer, Grid.binary(delta / 2), mode=mode, generator=generator)
+        rounding = Rounding(params, optimizer, grid, mode=mode, generator=generator)
     state, changed = None, []
     for step in range(steps):
         model.train()
