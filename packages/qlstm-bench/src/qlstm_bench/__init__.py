@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from qlstm_bench.training.optimizer import GradientNorm, clip_gradients_, make_optimizer
     from qlstm_bench.training.result import Result, StateGradientNorms
     from qlstm_bench.training.run import Outcome, resolve, train
+    from qlstm_bench.training.trained import load_model
 
 __version__ = "0.1.0"
 
@@ -57,10 +58,10 @@ __all__ = [
     "LargeVocabularyLM", "Outcome", "PublishedFigure", "Record", "Result", "Run", "RunConfig", "RunError",
     "SequentialDigits", "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec", "Verdict", "WordLM",
     "analyze", "analyze_task", "claims_frame", "clip_gradients_", "collect", "decide_claims",
-    "make_experiment", "make_initial_state", "make_layer", "make_optimizer", "print_claims", "print_table",
-    "published_frame", "read_plan", "resolve", "results_frame", "spectral_norms", "state_gradient_norms",
-    "summary_frame", "task_gradient_norms", "tasks_of", "to_csv", "to_latex", "to_markdown", "train",
-    "write_html",
+    "load_model", "make_experiment", "make_initial_state", "make_layer", "make_optimizer", "print_claims",
+    "print_table", "published_frame", "read_plan", "resolve", "results_frame", "spectral_norms",
+    "state_gradient_norms", "summary_frame", "task_gradient_norms", "tasks_of", "to_csv", "to_latex",
+    "to_markdown", "train", "write_html",
 ]  # fmt: skip
 
 _ORIGINS = {
@@ -89,6 +90,7 @@ _ORIGINS = {
     "qlstm_bench.training.optimizer": ("GradientNorm", "clip_gradients_", "make_optimizer"),
     "qlstm_bench.training.result": ("Result", "StateGradientNorms"),
     "qlstm_bench.training.run": ("Outcome", "resolve", "train"),
+    "qlstm_bench.training.trained": ("load_model",),
 }  # fmt: skip
 """The modules that define what is exported, and the names."""
 
