@@ -63,6 +63,8 @@ def whole_model() -> bytes:
     embedding = Embedding(6, 5, padding_idx=1, quantizer=Grid())
     lstm, gru = LSTM(5, 4, quantizer=Sign(), normalizer=Batch()), GRU(4, 5, quantizer=Ternary())
     start, head = InitialState(lstm), Linear(5, 6, quantizer=Grid())
+    with torch.no_grad():
+        embedding.weight[1] = torch.linspace(-1, 1, 5)  # a grid has no step for zeros alone
     head.weight = embedding.weight
     model = nn.Module()
     model.packed_stages = lambda: [embedding, start, lstm, gru, head, nn.LogSoftmax(-1)]
