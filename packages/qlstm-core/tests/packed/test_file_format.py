@@ -236,7 +236,7 @@ def forwarding(header):
         (lambda h, t: h["stages"][0].update(padding=6), "padding 6, expected a row from 0 to 5"),
         (lambda h, t: h["stages"][0].update(padding=True), "padding True"),
         (lambda h, t: h["stages"][0].update(padding=None), "'0.padding' does not belong"),
-        (lambda h, t: h["stages"][0].update(size=[10**12, 5]), "expected"),
+        (lambda h, t: h["stages"][0].update(size=[10**12, 5]), "1 or 1000000000000 columns, got 6"),
         (lambda h, t: h["stages"][0].update(size=[-6, 5]), "size .* two positive integers"),
         (lambda h, t: h["stages"][0].update(label=None), "stage 0 has the label None"),
         (lambda h, t: h["stages"][0].pop("name"), "stage 0 must have the entries"),

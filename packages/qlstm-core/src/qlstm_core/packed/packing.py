@@ -58,7 +58,8 @@ def pack(
         vocabulary: what the tokens of a model stand for; saved with it.
 
     Returns:
-        A :class:`PackedLSTM` or a :class:`PackedGRU` of a layer, a :class:`PackedModel` of a model.
+        A :class:`qlstm_core.PackedLSTM` or a :class:`qlstm_core.PackedGRU` of a layer, a
+        :class:`PackedModel` of a model.
 
     Raises:
         TypeError: neither such a layer nor such a model; a stage of a kind that cannot be packed, by name.
