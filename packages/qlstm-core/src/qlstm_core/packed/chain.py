@@ -36,12 +36,12 @@ class EmbeddingStage:
     @property
     def tokens(self) -> int:
         """Number of tokens."""
-        return self.matrix.shape[1]
+        return int(self.matrix.shape[1])
 
     @property
     def output_size(self) -> int:
         """Number of features of a row."""
-        return self.matrix.shape[2]
+        return int(self.matrix.shape[2])
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ class LinearStage:
     @property
     def input_size(self) -> int:
         """Number of features that it takes."""
-        return self.matrix.shape[2]
+        return int(self.matrix.shape[2])
 
     @property
     def output_size(self) -> int:
         """Number of features that it gives."""
-        return self.matrix.shape[1]
+        return int(self.matrix.shape[1])
 
 
 Stage = EmbeddingStage | RecurrentStage | LinearStage

@@ -165,7 +165,7 @@ def _recurrent(name: str, module: nn.Module, start: _Named | None) -> RecurrentS
         network = module.network
     else:
         family = RECURRENT.get(type(module))
-        layer: Any = module if family is None else family.from_float(module)  # type: ignore[arg-type]
+        layer: Any = module if family is None else family.from_float(module)
         network = extract(layer, unquantized=True)
     if start is None:
         return RecurrentStage(name, network)

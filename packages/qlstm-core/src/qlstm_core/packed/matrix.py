@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -150,5 +151,4 @@ class PackedLinear(PackedModule):
 
 
 def _float32_nbytes(matrix: Matrix) -> int:
-    _, rows, cols = matrix.shape
-    return 4 * rows * cols
+    return 4 * math.prod(matrix.shape)

@@ -40,7 +40,7 @@ class PackedModule(nn.Module):
         """Return the module as it is: it is for evaluation alone."""
         return self
 
-    def state_dict(self, *args: Any, prefix: str = "", **keywords: Any) -> NoReturn:  # type: ignore[override]
+    def state_dict(self, *args: Any, prefix: str = "", **keywords: Any) -> NoReturn:
         """Refuse: there are no parameters that a dictionary could hold.
 
         Raises:

@@ -279,8 +279,8 @@ class Network:
     @property
     def float32_nbytes(self) -> int:
         """Bytes of the network with every weight as float32."""
-        others = sum(array.nbytes for cell in self.cells for array in cell.tensors().values())
-        return others + sum(4 * math.prod(m.shape) for cell in self.cells for m in cell.matrices.values())
+        weights = sum(4 * math.prod(m.shape) for cell in self.cells for m in cell.matrices.values())
+        return weights + sum(int(one.nbytes) for cell in self.cells for one in cell.tensors().values())
 
     def with_floats(self) -> Network:
         """Return the same network with the values of its bits as float32."""

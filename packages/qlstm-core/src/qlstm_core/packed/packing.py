@@ -17,7 +17,9 @@ from qlstm_core.packed.vocabulary import Vocabulary
 
 
 @overload
-def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLayer: ...
+def pack(  # type: ignore[overload-overlap]
+    layer: RecurrentLayer, activation_bits: int | None = None
+) -> PackedLayer: ...
 @overload
 def pack(
     layer: nn.Module, activation_bits: int | None = None, *, vocabulary: Vocabulary | None = None

@@ -34,7 +34,7 @@ class Vocabulary:
     """
 
     symbols: tuple[str, ...]
-    separator: str = ""
+    separator: str
     _codes: dict[str, int] = field(repr=False, compare=False)
 
     def __init__(self, symbols: Iterable[str], separator: str = "") -> None:
