@@ -50,19 +50,20 @@ if TYPE_CHECKING:
     from qlstm_bench.training.optimizer_catalogue import OptimizerSpec, optimizers_of
     from qlstm_bench.training.result import Result, StateGradientNorms
     from qlstm_bench.training.run import Outcome, resolve, train
+    from qlstm_bench.training.trained import load_model
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BenchError", "CharLM", "Claim", "Classification", "Comparison", "ConfigError", "DataError", "Document",
-    "Experiment", "ExperimentSpec", "Findings", "GradientAnalysisError", "GradientNorm", "LargeVocabularyLM",
-    "Logger", "LoggerSpec", "OptimizerSpec", "Outcome", "PublishedFigure", "Record", "Result", "Run",
-    "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST", "StateGradientNorms", "Task", "TaskSpec",
-    "Verdict", "WordLM", "analyze", "analyze_task", "claims_frame", "clip_gradients_", "collect",
-    "decide_claims", "loggers_of", "make_experiment", "make_initial_state", "make_layer", "make_optimizer",
-    "optimizers_of", "print_claims", "print_table", "published_frame", "read_plan", "resolve",
-    "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame", "task_gradient_norms",
-    "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
+    "Experiment", "ExperimentSpec", "Findings", "GradientAnalysisError", "GradientNorm",
+    "LargeVocabularyLM", "Logger", "LoggerSpec", "OptimizerSpec", "Outcome", "PublishedFigure", "Record",
+    "Result", "Run", "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST", "StateGradientNorms",
+    "Task", "TaskSpec", "Verdict", "WordLM", "analyze", "analyze_task", "claims_frame", "clip_gradients_",
+    "collect", "decide_claims", "load_model", "loggers_of", "make_experiment", "make_initial_state",
+    "make_layer", "make_optimizer", "optimizers_of", "print_claims", "print_table", "published_frame",
+    "read_plan", "resolve", "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame",
+    "task_gradient_norms", "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
 ]  # fmt: skip
 
 _ORIGINS = {
@@ -93,6 +94,7 @@ _ORIGINS = {
     "qlstm_bench.training.optimizer_catalogue": ("OptimizerSpec", "optimizers_of"),
     "qlstm_bench.training.result": ("Result", "StateGradientNorms"),
     "qlstm_bench.training.run": ("Outcome", "resolve", "train"),
+    "qlstm_bench.training.trained": ("load_model",),
 }  # fmt: skip
 """The modules that define what is exported, and the names."""
 

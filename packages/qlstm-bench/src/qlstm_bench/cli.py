@@ -9,7 +9,19 @@ from typing import Any
 
 import typer
 
-from qlstm_bench.commands import datasets, demo, gradients, report, run, speed, sweep, tasks, theory
+from qlstm_bench.commands import (
+    datasets,
+    demo,
+    generate,
+    gradients,
+    pack,
+    report,
+    run,
+    speed,
+    sweep,
+    tasks,
+    theory,
+)
 from qlstm_bench.errors import BenchError
 from qlstm_bench.tables import shorten
 from qlstm_core import terminal
@@ -34,6 +46,8 @@ app.command("demo", help=demo.HELP)(demo.demo)
 app.command("sweep", help=sweep.HELP)(sweep.sweep)
 app.command("report", help=report.HELP)(report.report)
 app.command("gradients", help=gradients.HELP)(gradients.gradients)
+app.command("pack", help=pack.HELP)(pack.pack)
+app.command("generate", help=generate.HELP)(generate.generate)
 app.add_typer(speed.app, name="speed")
 app.add_typer(theory.app, name="theory")
 

@@ -28,7 +28,7 @@ from qlstm_core.layers import (
 )
 
 if TYPE_CHECKING:
-    from qlstm_core.packed import PackedGRU, PackedLSTM, load_packed, pack
+    from qlstm_core.packed import PackedGRU, PackedLSTM, PackedModel, Vocabulary, load_packed, pack
 
 __version__ = "0.1.0"
 
@@ -45,10 +45,12 @@ __all__ = [
     "Normalizer",
     "PackedGRU",
     "PackedLSTM",
+    "PackedModel",
     "QuantizedLayer",
     "Quantizer",
     "RecurrentLayer",
     "StateTrace",
+    "Vocabulary",
     "cells_of",
     "convert",
     "init",
@@ -64,5 +66,8 @@ __all__ = [
 
 # Numba, which packed inference needs, costs as much time to import as all the rest.
 __getattr__, __dir__ = lazily(
-    __name__, dict.fromkeys(("PackedGRU", "PackedLSTM", "load_packed", "pack"), "qlstm_core.packed")
+    __name__,
+    dict.fromkeys(
+        ("PackedGRU", "PackedLSTM", "PackedModel", "Vocabulary", "load_packed", "pack"), "qlstm_core.packed"
+    ),
 )

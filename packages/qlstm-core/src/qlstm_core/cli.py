@@ -21,7 +21,7 @@ from qlstm_core.plugins.errors import suggest
 from qlstm_core.printable import printable
 
 if TYPE_CHECKING:
-    from qlstm_core.packed.network import Network
+    from qlstm_core.packed.file_format import Content
 
 _EPILOG = """\
 example:
@@ -75,9 +75,9 @@ examples:
 """
 
 _INSPECT_DESCRIPTION = """\
-Say what is in a file that a packed network was saved to: its sizes, quantizer and normaliser, the bytes of
-each part, and how it will run here. A file that is damaged or no packed network is refused; nothing in a file
-is executed.
+Say what is in a file that a packed layer or model was saved to: its sizes, quantizers and normalisers, the
+bytes of each part, and how it will run here. A file that is damaged or holds something else is refused;
+nothing in a file is executed.
 """
 
 _INSPECT_EPILOG = """\
@@ -188,7 +188,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 
     summary = "say what is in the file of a packed network"
     inspect = command("inspect", _inspect, summary, _INSPECT_DESCRIPTION, _INSPECT_EPILOG)
-    inspect.add_argument("file", metavar="FILE", help="what PackedLSTM.save wrote")
+    inspect.add_argument("file", metavar="FILE", help="what save() of a packed layer or model wrote")
 
     summary = "compile the kernels of packed inference ahead of time"
     warmup = command("warmup", _warmup, summary, _WARMUP_DESCRIPTION, _WARMUP_EPILOG)
@@ -260,7 +260,7 @@ def _warmup(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read(path: str) -> tuple[Network, int]:
+def _read(path: str) -> tuple[Content, int]:
     from qlstm_core.packed import file_format
 
     try:

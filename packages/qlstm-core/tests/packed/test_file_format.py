@@ -14,11 +14,25 @@ import safetensors.numpy
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packed_layers import Batch, FeaturesAndCell, Plain, Sign, layers
+from packed_layers import Batch, FeaturesAndCell, Grid, Plain, Sign, Ternary, layers
+from torch import nn
 
-from qlstm_core import GRU, LSTM, PackedGRU, PackedLSTM, load_packed, pack
+from qlstm_core import (
+    GRU,
+    LSTM,
+    Embedding,
+    InitialState,
+    Linear,
+    PackedGRU,
+    PackedLSTM,
+    PackedModel,
+    Vocabulary,
+    load_packed,
+    pack,
+)
 from qlstm_core.layers.cell import LSTM_CELL
 from qlstm_core.packed import file_format
+from qlstm_core.packed.chain import Chain
 from qlstm_core.packed.engine import program
 from qlstm_core.packed.file_format import PackedFileError
 from qlstm_core.packed.kernels.layout import MAX_COLUMNS, pack_signs
@@ -40,6 +54,34 @@ def whole(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "m.safetensors"
     pack(layer).save(path)
     return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole_model() -> bytes:
+    """The file of a model: a shared matrix, a padding's row, two layers that begin from a state, symbols."""
+    torch.manual_seed(0)
+    embedding = Embedding(6, 5, padding_idx=1, quantizer=Grid())
+    lstm, gru = LSTM(5, 4, quantizer=Sign(), normalizer=Batch()), GRU(4, 5, quantizer=Ternary())
+    start, head = InitialState(lstm), Linear(5, 6, quantizer=Grid())
+    with torch.no_grad():
+        embedding.weight[1] = torch.linspace(-1, 1, 5)  # a grid has no step for zeros alone
+    head.weight = embedding.weight
+    model = nn.Module()
+    model.packed_stages = lambda: [embedding, start, lstm, gru, head, nn.LogSoftmax(-1)]
+    buffer = io.BytesIO()
+    pack(model, vocabulary=Vocabulary("abcdef")).save(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module", params=["layer", "model"])
+def either(request) -> bytes:
+    """A file of each kind."""
+    return request.getfixturevalue("whole" if request.param == "layer" else "whole_model")
+
+
+def running(content: Network | Chain, bits: int):
+    """What was read, ready to run."""
+    return PackedModel(content, bits) if isinstance(content, Chain) else PackedLSTM(content, bits)
 
 
 def parts(data: bytes):
@@ -92,14 +134,14 @@ def test_a_character_network_of_the_papers_takes_149_kilobytes():
 
 @given(st.data())
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_changed_byte_is_noticed(whole, data):
-    changed = bytearray(whole)
+def test_a_changed_byte_is_noticed(either, data):
+    changed = bytearray(either)
     for _ in range(data.draw(st.integers(1, 3))):
-        changed[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+        changed[data.draw(st.integers(0, len(either) - 1))] ^= data.draw(st.integers(1, 255))
     tracemalloc.start()
     with contextlib.suppress(PackedFileError):
         read(bytes(changed))
-        assert content(bytes(changed)) == content(whole)
+        assert content(bytes(changed)) == content(either)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
@@ -107,9 +149,9 @@ def test_a_changed_byte_is_noticed(whole, data):
 
 @given(st.data())
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_truncated_file_is_refused(whole, data):
+def test_a_truncated_file_is_refused(either, data):
     with pytest.raises(PackedFileError):
-        read(whole[: data.draw(st.integers(0, len(whole) - 1))])
+        read(either[: data.draw(st.integers(0, len(either) - 1))])
 
 
 @given(st.binary(max_size=300))
@@ -128,8 +170,8 @@ JSON = st.recursive(
 
 @given(st.data())
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_header_that_its_digest_fits_is_checked_all_the_same(whole, data):
-    header, tensors = parts(whole)
+def test_a_header_that_its_digest_fits_is_checked_all_the_same(either, data):
+    header, tensors = parts(either)
     where = header
     while True:
         keys = list(where) if isinstance(where, dict) else list(range(len(where)))
@@ -142,7 +184,7 @@ def test_a_header_that_its_digest_fits_is_checked_all_the_same(whole, data):
     )
     tracemalloc.start()
     with contextlib.suppress(PackedFileError):
-        packed = PackedLSTM(*read(forged(header, tensors)))
+        packed = running(*read(forged(header, tensors)))
         assert packed.nbytes == sum(t.nbytes for t in tensors.values())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -170,6 +212,55 @@ def test_a_header_that_its_digest_fits_is_checked_all_the_same(whole, data):
 def test_what_is_wrong_is_said(whole, change, message):
     header, tensors = parts(whole)
     change(header, tensors)
+    with pytest.raises(PackedFileError, match=message):
+        read(forged(header, tensors))
+
+
+def forwarding(header):
+    """A stage that has the embedding's matrix."""
+    return {**header["stages"][3], "shares": 0, "bias": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, t: h.update(version=1), None),
+        (lambda h, t: h["stages"].reverse(), "missing|shares"),
+        (lambda h, t: h["stages"].clear(), "none of them is recurrent"),
+        (lambda h, t: h.update(stages=[*h["stages"], *70 * [forwarding(h)]]), "at most 64 stages, got 74"),
+        (lambda h, t: h.update(stages={}), "stages must be a list"),
+        (lambda h, t: h.update(outcome="argmax"), "outcome one of logits, softmax, log-softmax"),
+        (lambda h, t: h.update(more=1), "described by the entries outcome, stages and vocabulary"),
+        (lambda h, t: h["stages"][0].update(kind="convolution"), "stage 0 must be one of embedding"),
+        (lambda h, t: h["stages"][0].update(kind=[]), "stage 0 must be one of embedding"),
+        (lambda h, t: h["stages"][0].update(padding=6), "padding 6, expected a row from 0 to 5"),
+        (lambda h, t: h["stages"][0].update(padding=True), "padding True"),
+        (lambda h, t: h["stages"][0].update(padding=None), "'0.padding' does not belong"),
+        (lambda h, t: h["stages"][0].update(size=[10**12, 5]), "1 or 1000000000000 columns, got 6"),
+        (lambda h, t: h["stages"][0].update(size=[-6, 5]), "size .* two positive integers"),
+        (lambda h, t: h["stages"][0].update(label=None), "stage 0 has the label None"),
+        (lambda h, t: h["stages"][0].pop("name"), "stage 0 must have the entries"),
+        (lambda h, t: h["stages"][1].update(start=False), "'1.start.h' does not belong"),
+        (lambda h, t: h["stages"][1].update(start=1), "start of stage 1 must be true or false"),
+        (lambda h, t: t["1.start.c"].fill(np.inf), "not finite"),
+        (lambda h, t: h["stages"][3].update(shares=1), "shares the matrix of 1"),
+        (lambda h, t: h["stages"][3].update(shares=-4), "shares the matrix of -4"),
+        (lambda h, t: h["stages"][3].update(shares=False), "shares the matrix of False"),
+        (lambda h, t: h["stages"][3].update(size=[5, 6]), "shares the matrix of 0"),
+        (lambda h, t: h["stages"][3].update(bias=False), "'3.bias' does not belong"),
+        (lambda h, t: h["vocabulary"].update(symbols="abcdef"), "symbols must be a list"),
+        (lambda h, t: h["vocabulary"]["symbols"].pop(), "5 symbols does not fit stage '.*', which takes 6"),
+        (lambda h, t: h["vocabulary"]["symbols"].__setitem__(0, 3), "symbols must be texts, got int"),
+        (lambda h, t: h["vocabulary"]["symbols"].__setitem__(0, "b"), "'b' is there twice"),
+        (lambda h, t: h["vocabulary"].update(separator=[]), "separator must be"),
+    ],
+)
+def test_what_is_wrong_with_a_model_is_said(whole_model, change, message):
+    header, tensors = parts(whole_model)
+    change(header, tensors)
+    if message is None:  # a version that is older is as good as any
+        assert isinstance(read(forged(header, tensors))[0], Chain)
+        return
     with pytest.raises(PackedFileError, match=message):
         read(forged(header, tensors))
 

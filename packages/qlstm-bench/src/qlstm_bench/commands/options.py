@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+
+from qlstm_bench.errors import BenchError
 
 
 def settings_as_options(fields: dict[str, FieldInfo]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -46,6 +50,21 @@ def option(name: str, field: FieldInfo) -> inspect.Parameter:
         default=None,
         annotation=Annotated[_number_or_text(field.annotation) | None, described],
     )
+
+
+def check_file(name: str, path: Path) -> None:
+    """Find out before the work whether a file can be written.
+
+    Args:
+        name: name of the option that gives it.
+        path: the file.
+
+    Raises:
+        BenchError: it cannot.
+    """
+    if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        why = "it is a folder" if path.is_dir() else f"{str(path.parent)!r} is no folder to write in"
+        raise BenchError(f"{name} {str(path)!r} cannot be written: {why}")
 
 
 def help_of(field: FieldInfo) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from qlstm_bench.commands.options import check_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,8 @@ def train(
     from qlstm_bench.speed.training import NORMALIZERS, SHAPES, Shape, compare_training_steps
 
     shapes = [Shape.parse(text) for text in shape] if shape else [Shape(*sizes) for sizes in SHAPES]
-    _check_writable(csv)
+    if csv is not None:
+        check_file("--csv", csv)
     rows = []
     with share_of_work("training steps") as done:
         for part in compare_training_steps(
@@ -129,7 +131,8 @@ def inference(
     from qlstm_bench.speed.inference import ACTIVATION_BITS, SCENARIOS, Scenario, compare_inference
     from qlstm_bench.speed.peers import onnx_runtime_missing
 
-    _check_writable(csv)
+    if csv is not None:
+        check_file("--csv", csv)
     scenarios = (
         SCENARIOS if hidden is None else [Scenario(hidden, batch, steps, stepwise=stepwise, symbols=symbols)]
     )
@@ -174,16 +177,6 @@ def _show(frame: pd.DataFrame, sections: list[str], csv: Path | None) -> None:
     if csv is not None:
         replace_file(csv, to_csv(frame))
         print(f"\nfigures: {csv}")
-
-
-def _check_writable(csv: Path | None) -> None:
-    """Find out before measuring whether the figures can be kept."""
-    from qlstm_bench.errors import BenchError
-
-    if csv is not None and not (csv.parent.is_dir() and os.access(csv.parent, os.W_OK)):
-        raise BenchError(
-            f"--csv {str(csv)!r} cannot be written: {str(csv.parent)!r} is no folder to write in"
-        )
 
 
 def _number(value: float) -> str:

@@ -52,6 +52,11 @@ class CharLanguageModel(nn.Module):
         h, state = self.recurrent(characters, state)
         return self.output(h), state
 
+    def packed_stages(self) -> list[nn.Module]:
+        """Return what ``forward`` applies, for :func:`qlstm_core.pack`."""
+        start = [] if self.initial_state is None else [self.initial_state]
+        return [*start, self.recurrent, self.output]
+
 
 class CharLM(LanguageModelling):
     """Predict the next character: the paper's first task.

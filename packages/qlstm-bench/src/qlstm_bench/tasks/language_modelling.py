@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -14,7 +15,7 @@ from qlstm_bench.data import DataError, load_text
 from qlstm_bench.data.text import Codes, Unit
 from qlstm_bench.tasks.streams import count_segments, cut_streams, segment
 from qlstm_bench.tasks.task import Task
-from qlstm_core import RecurrentLayer
+from qlstm_core import RecurrentLayer, Vocabulary
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -62,6 +63,10 @@ class LanguageModelling(Task):
         assert isinstance(layer, RecurrentLayer)
         return layer
 
+    def vocabulary(self) -> Vocabulary:
+        """Return the symbols of the text."""
+        return Vocabulary(self._text.symbols, "" if self.unit == "characters" else " ")
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return symbols and next symbols of a step, both ``(T, B)``, int64."""
         return segment(self._train, step % self.steps_per_epoch, self._unroll)
@@ -77,7 +82,7 @@ class LanguageModelling(Task):
     def evaluate(self, model: nn.Module, split: str) -> float:
         """Return the figure of merit over a part, read as in training: streams, segments, carried state."""
         streams = self._evaluation_streams(split)
-        device = next(model.parameters()).device
+        device = _device_of(model)
         state: State | None = None
         total, count = 0.0, 0
         for index in range(count_segments(streams, self._unroll)):
@@ -114,6 +119,12 @@ class LanguageModelling(Task):
         """Return as many streams as in training, or fewer where the part is too short for a segment each."""
         codes = self._evaluated(split)
         return cut_streams(codes, max(1, min(self._config.batch, len(codes) // (self._unroll + 1))))
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters; a packed model has none, and is on the CPU."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def detach(state: Any) -> Any:

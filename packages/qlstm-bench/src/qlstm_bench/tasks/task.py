@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from qlstm_bench.config import RunConfig
-    from qlstm_core import RecurrentLayer
+    from qlstm_core import RecurrentLayer, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,11 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> float:
-        """Return the figure of merit on ``"valid"`` or ``"test"``, of a model in evaluation mode."""
+        """Return the figure of merit on ``"valid"`` or ``"test"``, of a model in evaluation mode.
+
+        Where the task's model has ``packed_stages()``, a packed one may stand in for it, which has no
+        parameters and returns its output and its state.
+        """
 
     @abstractmethod
     def final_step_loss(self, model: nn.Module) -> Tensor:
@@ -98,6 +102,10 @@ class Task(ABC):
     @abstractmethod
     def baseline(self) -> float:
         """Return the figure of merit on validation of a model that has learnt nothing from its input."""
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Return what the model's tokens stand for; ``None`` (the default) where it reads none."""
+        return None
 
     def to_metric(self, loss: float) -> float | None:
         """Return a mean loss in nats as the figure of merit; ``None`` (the default) where it is not one."""

@@ -73,6 +73,11 @@ class WordLanguageModel(nn.Module):
         h, state = self.features(words, state)
         return self.output(h), state
 
+    def packed_stages(self) -> list[nn.Module]:
+        """Return what ``forward`` applies in ``eval()``, for :func:`qlstm_core.pack`."""
+        start = [] if self.initial_state is None else [self.initial_state]
+        return [self.embedding, *start, self.recurrent, self.output]
+
 
 class WordLM(LanguageModelling):
     """Predict the next word.

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from qlstm_core.interfaces import NoQuantizer, Quantizer
 from qlstm_core.layers.border import check_result
 from qlstm_core.layers.computed_weights import assign
+from qlstm_core.packed.module import PackedModule
 
 
 class QuantizedLayer(nn.Module):
@@ -107,8 +108,8 @@ def curvature_name(weight: str) -> str:
 def model_bytes(model: nn.Module, *, quantized: bool = True) -> int:
     """Return the bytes of a whole model as deployed.
 
-    Quantized layers count what they store; all other parameters and floating-point buffers count 4 bytes a
-    number. A weight that several layers share counts once, and one that is not made yet not at all.
+    Quantized and packed layers count what they store; all other parameters and floating-point buffers count
+    4 bytes a number. A weight that several layers share counts once, and one that is not made yet not at all.
 
     Args:
         model: any module.
@@ -120,6 +121,10 @@ def model_bytes(model: nn.Module, *, quantized: bool = True) -> int:
     inside: set[nn.Module] = set()
     for module in model.modules():
         if module in inside:
+            continue
+        if isinstance(module, PackedModule):
+            inside.update(module.modules())
+            total += module.nbytes if quantized else module.float32_nbytes
             continue
         if isinstance(module, QuantizedLayer):
             inside.update(module.modules())

@@ -37,10 +37,14 @@ def as_tensor(x: Any) -> Tensor:
 
 def as_state(state: Any) -> tuple[Tensor, ...] | None:
     """Return a given state as tensors, one or two of them."""
+    return None if state is None else tuple(as_tensor(s) for s in state_parts(state))
+
+
+def state_parts(state: Any) -> tuple[Any, ...]:
+    """Return a given state's parts as they are, none where there is none."""
     if state is None:
-        return None
-    given = (state,) if isinstance(state, Tensor | np.ndarray) else tuple(state)
-    return tuple(as_tensor(s) for s in given)
+        return ()
+    return (state,) if isinstance(state, Tensor | np.ndarray) else tuple(state)
 
 
 def as_rows(x: Tensor, features: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from qlstm_core.packed.arguments import NO_TOKENS
 from qlstm_core.packed.engine.kernel_calls import bind, resolve
 from qlstm_core.packed.engine.loop import run
+from qlstm_core.packed.engine.matrix import multiply, read_rows
 from qlstm_core.packed.engine.operands import Inputs, NetworkArrays, Workspace
-from qlstm_core.packed.engine.program import Program, build
+from qlstm_core.packed.engine.program import CELL, Program, build, build_matrix, pairings_of
 from qlstm_core.packed.kernels.choose import choose
 from qlstm_core.packed.kernels.layout import aligned
-from qlstm_core.packed.network import Network
+from qlstm_core.packed.network import Bits, Floats, Network
 
 Array = NDArray[Any]
 
@@ -62,7 +63,7 @@ class Executor:
         self.kernel = kernel.name
         self.program: Program = build(network, activation_bits, kernel.span)
         p = self.program
-        record, self._functions = bind(kernel, activation_bits, p.pairings)
+        record, self._functions = bind(kernel, activation_bits, pairings_of(p.matrices))
         self.arrays = NetworkArrays(record, p.cells, p.matrices, p.blocks, p.floats)
 
     @cached_property
@@ -93,4 +94,63 @@ class Executor:
         y = np.empty((rows, config.output_size * config.directions), np.float32)
         places, size = self.program.places(batch_sizes[0], rows)
         self.run(self.arrays, inputs, h, c, y, 0, Workspace(_SCRATCH.of(size), places))
+        return y
+
+
+class Product:
+    """Multiplies vectors with one matrix of bits, with the best kernel of this host: ``W x + b``.
+
+    Args:
+        matrix: the weight, ``(1, outputs, inputs)``.
+        bias: ``(outputs,)``, or ``None``.
+        activation_bits: 8, 12 or 16.
+
+    Raises:
+        ValueError: another ``activation_bits``.
+    """
+
+    def __init__(self, matrix: Bits, bias: Floats | None, activation_bits: int) -> None:
+        kernel = choose()
+        p = build_matrix(matrix, activation_bits, kernel.span)
+        record, self._functions = bind(kernel, activation_bits, pairings_of(p.matrices))
+        self._arrays = NetworkArrays(record, np.zeros(0, CELL), p.matrices, p.blocks, p.floats)
+        self._bias = np.zeros(0, np.float32) if bias is None else bias
+        self._outputs = matrix.shape[1]
+        self._places, self._size = p.places()
+
+    @cached_property
+    def _multiply(self) -> Callable[..., None]:
+        x, workspace = np.zeros((0, 1), np.float32), Workspace(np.zeros(0, np.uint8), self._places)
+        return resolve(multiply, (self._arrays, x, self._bias, x, workspace))
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return ``(rows, outputs)`` of ``(rows, inputs)`` float32, C-contiguous."""
+        y = np.empty((len(x), self._outputs), np.float32)
+        self._multiply(self._arrays, x, self._bias, y, Workspace(_SCRATCH.of(self._size), self._places))
+        return y
+
+
+class Rows:
+    """Reads rows of one matrix of bits.
+
+    Args:
+        matrix: the weight, ``(1, rows, cols)``.
+    """
+
+    def __init__(self, matrix: Bits) -> None:
+        scales, offset = matrix.levels()
+        self._scales = np.ascontiguousarray(scales[:, 0])
+        self._offset = np.zeros(1, np.float32) if offset is None else np.ascontiguousarray(offset[0])
+        self._signs = matrix.signs
+        _, self._count, self._cols = matrix.shape
+
+    @cached_property
+    def _read(self) -> Callable[..., None]:
+        tokens, y = np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+        return resolve(read_rows, (self._signs, self._scales, self._offset, self._count, tokens, y))
+
+    def __call__(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return ``(tokens, cols)``, the rows that ``(tokens,)`` C-contiguous, in range, name."""
+        y = np.empty((len(tokens), self._cols), np.float32)
+        self._read(self._signs, self._scales, self._offset, self._count, tokens, y)
         return y

@@ -1,6 +1,6 @@
-"""Packed networks as files: safetensors, with a JSON header that says what the tensors are.
+"""Packed layers and models as files: safetensors, with a JSON header that says what the tensors are.
 
-A file holds each array of a network once, as its quantizers and normalisers count their storage; the layout
+A file holds each array once, as its quantizers and normalisers count their storage; the layout
 that the kernels read is made again at loading. The header's digest covers everything else, so an altered file
 is refused; but it is no signature: whoever can write files can write a right one.
 
@@ -27,6 +27,14 @@ from numpy.typing import NDArray
 
 from qlstm_core.files import replace_file
 from qlstm_core.layers.cell import GRU_CELL
+from qlstm_core.packed.chain import (
+    OUTCOMES,
+    Chain,
+    EmbeddingStage,
+    LinearStage,
+    RecurrentStage,
+    Stage,
+)
 from qlstm_core.packed.kernels.layout import MAX_COLUMNS
 from qlstm_core.packed.network import (
     PACKED_CELLS,
@@ -38,9 +46,11 @@ from qlstm_core.packed.network import (
     PackedCell,
     PackedNorm,
 )
+from qlstm_core.packed.vocabulary import Vocabulary
 
-FILE_VERSION = 1
-"""Version of the files that this module writes; it reads no later one."""
+FILE_VERSION = 2
+"""Version of the files of whole models; this module reads no later one."""
+_LAYER_VERSION = 1  # files of one layer are as they have always been
 
 _KEY = "qlstm"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
@@ -58,19 +68,24 @@ Target = str | os.PathLike[str] | IO[bytes]
 """A path, or a binary file that is open."""
 
 
-def save(network: Network, file: Target, activation_bits: int) -> None:
-    """Write a network to a file.
+Content = Network | Chain
+"""What a file holds: a recurrent network by itself, or a whole model."""
+
+
+def save(content: Content, file: Target, activation_bits: int) -> None:
+    """Write a network or a model to a file.
 
     Args:
-        network: the network to write.
+        content: the network or model to write.
         file: a path, where the file will be whole or not at all and replaces one that exists; or a binary
             file that is open for writing.
         activation_bits: bits of a table entry to run with, unless loading says otherwise.
     """
-    tensors, cells = _dismantle(network)
-    config = {**vars(network.config), "cell": network.config.cell.name}
-    content = {"config": config, "cells": cells, "activation_bits": activation_bits}
-    header = {"version": FILE_VERSION, "digest": _digest(content, tensors), **content}
+    tensors, about = _dismantle(content)
+    version = FILE_VERSION if isinstance(content, Chain) else _LAYER_VERSION
+    # Tuples become lists: the digest must be that of what a reader finds.
+    about = json.loads(json.dumps({**about, "activation_bits": activation_bits}))
+    header = {"version": version, "digest": _digest(about, tensors), **about}
     data = safetensors.numpy.save(tensors, {_KEY: json.dumps(header)})
     if isinstance(file, str | os.PathLike):
         replace_file(file, data)
@@ -78,8 +93,8 @@ def save(network: Network, file: Target, activation_bits: int) -> None:
         _method(file, "write")(data)
 
 
-def load(file: Target) -> tuple[Network, int]:
-    """Read a network and its ``activation_bits``.
+def load(file: Target) -> tuple[Content, int]:
+    """Read a network or a model, and its ``activation_bits``.
 
     Args:
         file: a path, or a binary file that is open for reading; what is left of it is read.
@@ -110,16 +125,21 @@ def _method(file: Any, name: str) -> Callable[..., Any]:
     return method
 
 
-def nbytes(network: Network) -> int:
+def nbytes(content: Content) -> int:
     """Return the bytes of all tensors of a file: its size up to the header."""
-    return sum(tensor.nbytes for tensor in _dismantle(network)[0].values())
+    return sum(tensor.nbytes for tensor in _dismantle(content)[0].values())
+
+
+def name_of(file: Target) -> str:
+    """Return what a file is called in messages."""
+    return os.fspath(file) if isinstance(file, str | os.PathLike) else "the file"
 
 
 def _fail(message: str) -> NoReturn:
     raise PackedFileError(message)
 
 
-def _read(read: Callable[[int], bytes]) -> tuple[Network, int]:
+def _read(read: Callable[[int], bytes]) -> tuple[Content, int]:
     """Read a file; one that is no packed network is not read beyond its header."""
     start = read(8)
     size = int.from_bytes(start, "little")
@@ -129,7 +149,7 @@ def _read(read: Callable[[int], bytes]) -> tuple[Network, int]:
     return _parse(header, start + text + read(-1))
 
 
-def _parse(header: dict[str, Any], data: bytes) -> tuple[Network, int]:
+def _parse(header: dict[str, Any], data: bytes) -> tuple[Content, int]:
     try:
         deserialize: Any = safetensors.deserialize
         entries = deserialize(data)
@@ -149,7 +169,7 @@ def _parse(header: dict[str, Any], data: bytes) -> tuple[Network, int]:
         _fail(f"version {version} is newer than {FILE_VERSION}, the newest that this qlstm-core reads")
     if header.pop("digest", None) != _digest(header, tensors):
         _fail("altered: the content is not that of its digest")
-    return _network(header, tensors)
+    return _content(header, tensors)
 
 
 def _header(content: bytes) -> dict[str, Any]:
@@ -176,40 +196,78 @@ def _digest(content: Mapping[str, Any], tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-# From a network to tensors
+# From a network or a model to tensors
 
 
 def _prefix(layer: int, direction: int) -> str:
     return f"l{layer}{'_reverse' if direction else ''}."
 
 
-def _dismantle(network: Network) -> tuple[Tensors, list[dict[str, Any]]]:
-    """Return all tensors, and for each cell what they do not say themselves."""
+def _dismantle(content: Content) -> tuple[Tensors, dict[str, Any]]:
+    """Return all tensors, and what they do not say themselves."""
     tensors: Tensors = {}
+    if isinstance(content, Chain):
+        return tensors, _take_chain(content, tensors)
+    return tensors, _take_network(content, "", tensors)
+
+
+def _take_network(network: Network, place: str, tensors: Tensors) -> dict[str, Any]:
+    """Put a network's tensors under names that begin with ``place``; return what they do not say."""
     cells = []
-    for place, cell in zip(network.config.cells(), network.cells, strict=True):
-        prefix = _prefix(*place)
+    for where, cell in zip(network.config.cells(), network.cells, strict=True):
+        prefix = place + _prefix(*where)
         tensors |= {prefix + name: array for name, array in cell.tensors().items()}
-        levels = {}
-        for key, matrix in cell.matrices.items():
-            if isinstance(matrix, Bits):
-                tensors[f"{prefix}{key}.signs"] = matrix.signs
-                if len(matrix.scales):
-                    tensors[f"{prefix}{key}.scales"] = matrix.scales
-                levels[key] = {"planes": matrix.planes, "offset": matrix.offset}
-            else:
-                tensors[f"{prefix}{key}.weight"] = matrix
+        taken = {key: _take_matrix(m, prefix + key, tensors) for key, m in cell.matrices.items()}
         norms = {
             key: {"statistics": norm.statistics, "centered": norm.centered, "eps": norm.eps}
             for key, norm in cell.norms.items()
         }
+        levels = {key: level for key, level in taken.items() if level is not None}
         cells.append({"levels": levels, "norms": norms})
-    # Tuples become lists: the digest must be that of what a reader finds.
-    listed: list[dict[str, Any]] = json.loads(json.dumps(cells))
-    return tensors, listed
+    return {"config": {**vars(network.config), "cell": network.config.cell.name}, "cells": cells}
 
 
-# From tensors to a network
+def _take_matrix(matrix: Matrix, name: str, tensors: Tensors) -> dict[str, Any] | None:
+    if not isinstance(matrix, Bits):
+        tensors[f"{name}.weight"] = matrix
+        return None
+    tensors[f"{name}.signs"] = matrix.signs
+    if len(matrix.scales):
+        tensors[f"{name}.scales"] = matrix.scales
+    return {"planes": matrix.planes, "offset": matrix.offset}
+
+
+def _take_chain(chain: Chain, tensors: Tensors) -> dict[str, Any]:
+    stages: list[dict[str, Any]] = []
+    owners: dict[int, int] = {}
+    for index, stage in enumerate(chain.stages):
+        about: dict[str, Any] = {"name": stage.name}
+        if isinstance(stage, RecurrentStage):
+            about |= {"kind": "recurrent", **_take_network(stage.network, f"{index}.", tensors)}
+            about["start"] = stage.start is not None
+            for name, part in zip(stage.network.config.cell.states, stage.start or (), strict=False):
+                tensors[f"{index}.start.{name}"] = part
+        else:
+            about |= {"label": stage.label, "size": stage.matrix.shape[1:], "levels": None}
+            about["shares"] = owners.setdefault(id(stage.matrix), index)
+            if about["shares"] == index:
+                about["levels"] = _take_matrix(stage.matrix, f"{index}.matrix", tensors)
+            if isinstance(stage, EmbeddingStage):
+                about |= {"kind": "embedding", "padding": stage.padding and stage.padding[0]}
+                if stage.padding is not None:
+                    tensors[f"{index}.padding"] = stage.padding[1]
+            else:
+                about |= {"kind": "linear", "bias": stage.bias is not None}
+                if stage.bias is not None:
+                    tensors[f"{index}.bias"] = stage.bias
+        stages.append(about)
+    vocabulary = None
+    if chain.vocabulary is not None:
+        vocabulary = {"symbols": chain.vocabulary.symbols, "separator": chain.vocabulary.separator}
+    return {"stages": stages, "outcome": chain.outcome, "vocabulary": vocabulary}
+
+
+# From tensors to a network or a model
 
 
 class _Reader:
@@ -237,26 +295,109 @@ class _Reader:
         return array
 
 
-def _network(header: dict[str, Any], tensors: Tensors) -> tuple[Network, int]:
-    if set(header) != {"config", "cells", "activation_bits"}:
-        _fail(f"the header has the entries {sorted(header)}")
-    config = _config(header["config"])
-    cells, bits = header["cells"], header["activation_bits"]
-    # Every cell has tensors: a number of layers that the file cannot hold is refused before it is counted to.
-    if not isinstance(cells, list) or len(cells) != config.num_layers * config.directions:
-        _fail(f"the header does not describe {config.num_layers} × {config.directions} cells")
+def _content(header: dict[str, Any], tensors: Tensors) -> tuple[Content, int]:
+    bits = header.pop("activation_bits", None)
     if type(bits) is not int or bits not in (8, 12, 16):
         _fail(f"activation_bits must be 8, 12 or 16, got {bits!r}")
     reader = _Reader(tensors)
-    network = Network(
-        config,
-        tuple(
-            _cell(reader, config, *place, about) for place, about in zip(config.cells(), cells, strict=True)
-        ),
-    )
+    content: Content = _chain(reader, header) if "stages" in header else _network(reader, "", header)
     if reader.left:
         _fail(f"tensor {next(iter(reader.left))!r} does not belong to the network")
-    return network, bits
+    return content, bits
+
+
+def _network(reader: _Reader, place: str, about: dict[str, Any]) -> Network:
+    if set(about) != {"config", "cells"}:
+        _fail(f"a network is described by the entries config and cells, found {sorted(about)}")
+    config, cells = _config(about["config"]), about["cells"]
+    # Every cell has tensors: a number of layers that the file cannot hold is refused before it is counted to.
+    if not isinstance(cells, list) or len(cells) != config.num_layers * config.directions:
+        _fail(f"the header does not describe {config.num_layers} × {config.directions} cells")
+    described = zip(config.cells(), cells, strict=True)
+    return Network(config, tuple(_cell(reader, place, config, *where, one) for where, one in described))
+
+
+def _chain(reader: _Reader, about: dict[str, Any]) -> Chain:
+    if set(about) != {"stages", "outcome", "vocabulary"}:
+        _fail(f"a model is described by the entries outcome, stages and vocabulary, found {sorted(about)}")
+    if not isinstance(about["stages"], list) or about["outcome"] not in OUTCOMES:
+        _fail(f"stages must be a list and outcome one of {', '.join(OUTCOMES)}")
+    stages: list[Stage] = []
+    for index, stage in enumerate(about["stages"]):
+        stages.append(_stage(reader, index, stage, stages))
+    try:
+        return Chain(tuple(stages), about["outcome"], _vocabulary(about["vocabulary"]))
+    except (TypeError, ValueError) as error:
+        raise PackedFileError(str(error)) from error
+
+
+def _vocabulary(about: Any) -> Vocabulary | None:
+    if about is None:
+        return None
+    if not isinstance(about, dict) or set(about) != {"symbols", "separator"}:
+        _fail("a vocabulary is described by the entries separator and symbols")
+    if not isinstance(about["symbols"], list):
+        _fail("symbols must be a list")
+    return Vocabulary(about["symbols"], about["separator"])
+
+
+_STAGES = {
+    "embedding": {"label", "size", "levels", "shares", "padding"},
+    "recurrent": {"config", "cells", "start"},
+    "linear": {"label", "size", "levels", "shares", "bias"},
+}
+"""The entries of each kind of stage, beside kind and name."""
+
+
+def _stage(reader: _Reader, index: int, about: Any, before: list[Stage]) -> Stage:
+    kind = about.get("kind") if isinstance(about, dict) else None
+    if not isinstance(kind, str) or kind not in _STAGES:
+        _fail(f"stage {index} must be one of {', '.join(_STAGES)}, got {kind!r}")
+    if set(about) != {"kind", "name", *_STAGES[kind]} or not isinstance(about["name"], str):
+        _fail(f"stage {index} must have the entries kind, name, {', '.join(sorted(_STAGES[kind]))}")
+    name = about["name"]
+    if kind == "recurrent":
+        network = _network(reader, f"{index}.", {key: about[key] for key in ("config", "cells")})
+        _check_flag(index, "start", about["start"])
+        stage = RecurrentStage(name, network)
+        if not about["start"]:
+            return stage
+        states = zip(network.config.cell.states, stage.state_shapes, strict=True)
+        start = tuple(reader.take(f"{index}.start.{state}", shape) for state, shape in states)
+        return RecurrentStage(name, network, start)
+    if not isinstance(about["label"], str):
+        _fail(f"stage {index} has the label {about['label']!r}")
+    matrix = _stage_matrix(reader, index, about, before)
+    _, rows, cols = matrix.shape
+    if kind == "linear":
+        _check_flag(index, "bias", about["bias"])
+        return LinearStage(
+            name, about["label"], matrix, reader.take(f"{index}.bias", (rows,)) if about["bias"] else None
+        )
+    row = about["padding"]
+    if row is None:
+        return EmbeddingStage(name, about["label"], matrix)
+    if type(row) is not int or not 0 <= row < rows:
+        _fail(f"stage {index} has padding {row!r}, expected a row from 0 to {rows - 1}")
+    return EmbeddingStage(name, about["label"], matrix, (row, reader.take(f"{index}.padding", (cols,))))
+
+
+def _stage_matrix(reader: _Reader, index: int, about: dict[str, Any], before: list[Stage]) -> Matrix:
+    """Return the matrix of a stage: its own, or that of the stage before that it shares."""
+    size, shares = about["size"], about["shares"]
+    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+        _fail(f"stage {index} has size {size!r}, expected two positive integers")
+    if shares == index and type(shares) is int:
+        return _matrix(reader, f"{index}.matrix", (1, size[0], size[1]), about["levels"])
+    other = before[shares] if type(shares) is int and 0 <= shares < index else None
+    if not isinstance(other, EmbeddingStage | LinearStage) or other.matrix.shape != (1, *size):
+        _fail(f"stage {index} shares the matrix of {shares!r}, expected itself or a stage before of its size")
+    return other.matrix
+
+
+def _check_flag(index: int, name: str, value: Any) -> None:
+    if type(value) is not bool:
+        _fail(f"{name} of stage {index} must be true or false, got {value!r}")
 
 
 def _config(values: Any) -> Config:
@@ -293,8 +434,8 @@ def _config(values: Any) -> Config:
     return config
 
 
-def _cell(reader: _Reader, config: Config, layer: int, direction: int, about: Any) -> PackedCell:
-    prefix = _prefix(layer, direction)
+def _cell(reader: _Reader, place: str, config: Config, layer: int, direction: int, about: Any) -> PackedCell:
+    prefix = place + _prefix(layer, direction)
     shapes = config.shapes(layer)
     levels, norms = _entries(about, "levels", shapes), _entries(about, "norms", ("ih", "hh", "cell"))
     matrices = {

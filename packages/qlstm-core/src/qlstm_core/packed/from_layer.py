@@ -35,8 +35,12 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 
 @torch.no_grad()
-def extract(layer: RecurrentLayer) -> Network:
+def extract(layer: RecurrentLayer, *, unquantized: bool = False) -> Network:
     """Return what ``layer`` computes in ``eval()``; the layer itself stays as it is.
+
+    Args:
+        layer: any recurrent layer whose cell the kernels know.
+        unquantized: take a layer without any quantized weight, too.
 
     Raises:
         TypeError: no recurrent layer of this package, or a family whose cell or weights are none of those
@@ -50,7 +54,7 @@ def extract(layer: RecurrentLayer) -> Network:
             f"got {type(layer).__name__}"
         )
     _check_family(layer)
-    if not layer.quantizers:
+    if not (layer.quantizers or unquantized):
         raise ValueError(
             "nothing to pack: every weight is full precision (quantizer='none'); choose a quantizer with few "
             "bits, for example quantizer='bwn'"
@@ -129,29 +133,45 @@ def _norm(layer: RecurrentLayer, key: str) -> Normalizer:
 def _matrix(layer: RecurrentLayer, key: str, suffix: str, dense: Tensor) -> Matrix:
     """Return one quantized weight as bit planes, or as it is where it has no quantizer."""
     if key + suffix not in layer.quantizers:
-        return _floats(dense)
+        return float32_array(dense)
     quantizer = layer.quantizers[key + suffix]
     assert isinstance(quantizer, Quantizer)
-    name = f"quantizer {type(quantizer).__name__} of weight_{key}{suffix}"
-    if dense.shape[-1] > MAX_COLUMNS:
-        raise ValueError(f"weight_{key}{suffix} has {dense.shape[-1]} columns, at most {MAX_COLUMNS} fit")
-    if not torch.isfinite(dense).all():
-        raise ValueError(f"weight_{key}{suffix} holds values that are not finite")
     weight = getattr(layer, f"weight_{key}{suffix}").detach().view(dense.shape)
     curvature = getattr(layer, f"curvature_{key}{suffix}", None)
+    return bits_of(f"weight_{key}{suffix}", weight, quantizer, curvature, dense)
+
+
+def bits_of(name: str, weight: Tensor, quantizer: Quantizer, curvature: Tensor | None, dense: Tensor) -> Bits:
+    """Return a quantized weight as bit planes, which must give what the layer computes with.
+
+    Args:
+        name: name of the weight, for messages.
+        weight: the full-precision weight, ``(gates, rows, cols)``.
+        quantizer: acts on it, in ``eval()``.
+        curvature: its second moments, if there are any.
+        dense: Q(W) as the layer computes it, ``(gates, rows, cols)``.
+
+    Raises:
+        ValueError: no bit planes, or others than those of Q(W); too many columns; values that are not finite.
+    """
+    title = f"quantizer {type(quantizer).__name__} of {name}"
+    if dense.shape[-1] > MAX_COLUMNS:
+        raise ValueError(f"{name} has {dense.shape[-1]} columns, at most {MAX_COLUMNS} fit")
+    if not torch.isfinite(dense).all():
+        raise ValueError(f"{name} holds values that are not finite")
     if not torch.isfinite(weight).all():  # rounding to levels may hide it
-        raise ValueError(f"weight_{key}{suffix} holds values that are not finite: the network has diverged")
+        raise ValueError(f"{name} holds values that are not finite: the network has diverged")
     try:
         planes = quantizer.bitplanes(weight, None if curvature is None else curvature.view_as(weight))
     except (ValueError, NotImplementedError) as error:
-        raise ValueError(f"{name} has no bit planes to pack: {error}") from error
+        raise ValueError(f"{title} has no bit planes to pack: {error}") from error
     planes = BitPlanes(
         planes.signs, planes.scales.float(), None if planes.offset is None else planes.offset.float()
     )
     off = float((planes.dense().double() - dense.double()).abs().max())
     if off > _tolerance(dense.dtype) * float(dense.abs().max()):
         raise ValueError(
-            f"{name}: bitplanes() is off by {off:.2g} from what forward() returns in eval(); "
+            f"{title}: bitplanes() is off by {off:.2g} from what forward() returns in eval(); "
             "`qlstm check` tells more"
         )
     return Bits.of(planes, fixed=quantizer.scales == 0)
@@ -190,7 +210,7 @@ def _row_factor(
             f"{name} cannot be packed: it changes the quantized weight in a way that bits cannot follow; "
             "a normaliser of weights may scale its rows, g_j · W_j, as 'weight' does"
         )
-    return _floats(factor)
+    return float32_array(factor)
 
 
 def _described(norm: Normalizer, prepared: PreparedCell) -> PackedNorm:
@@ -211,9 +231,9 @@ def _described(norm: Normalizer, prepared: PreparedCell) -> PackedNorm:
     running = None
     if promise.running is not None:
         mean, var = promise.running
-        running = (_floats(mean), _floats(var))
-    offset = None if bias is None else _floats(bias)
-    return PackedNorm(promise.statistics, promise.centered, promise.eps, _floats(gain), offset, running)
+        running = (float32_array(mean), float32_array(var))
+    offset = None if bias is None else float32_array(bias)
+    return PackedNorm(promise.statistics, promise.centered, promise.eps, float32_array(gain), offset, running)
 
 
 def _bias(prepared: PreparedCell, layer: RecurrentLayer) -> Floats | None:
@@ -227,10 +247,11 @@ def _bias(prepared: PreparedCell, layer: RecurrentLayer) -> Floats | None:
         if separate:
             bias[separate] = prepared.bias_ih[separate]
             bias = torch.cat([bias, prepared.bias_hh[separate]])
-    return _floats(bias)
+    return float32_array(bias)
 
 
-def _floats(tensor: Tensor) -> Floats:
+def float32_array(tensor: Tensor) -> Floats:
+    """Return a tensor as a float32 array of its own."""
     return np.ascontiguousarray(tensor.detach().float().numpy()).copy()
 
 

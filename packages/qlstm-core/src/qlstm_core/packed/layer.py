@@ -1,8 +1,7 @@
-"""Packed recurrent networks: what :func:`pack` returns, and how they are called."""
+"""Packed recurrent networks: what ``pack`` returns for a layer, and how they are called."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Any, ClassVar, Self
 
@@ -12,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from qlstm_core.layers import RecurrentLayer
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.layers.checks import check_features, check_tokens
 from qlstm_core.layers.torch_call import SequenceCall, bare
 from qlstm_core.packed import file_format
-from qlstm_core.packed.arguments import as_rows, as_state, as_tensor, initial_state
+from qlstm_core.packed.arguments import as_rows, as_state, as_tensor, initial_state, state_parts
 from qlstm_core.packed.executor import Executor
-from qlstm_core.packed.from_layer import extract
 from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, outweighed
+from qlstm_core.packed.module import PackedModule
 from qlstm_core.packed.network import Bits, Network
 from qlstm_core.packed.stream import Stream
+from qlstm_core.printable import printable
 
 Array = Tensor | NDArray[Any]
 
@@ -37,8 +36,10 @@ def default_activation_bits(network: Network) -> int:
     return 16 if any(norm.statistics == "features" for norm in norms) else 12
 
 
-class PackedLayer(SequenceCall):
+class PackedLayer(SequenceCall, PackedModule):
     """A recurrent network with its weights as bits, ready to run on the CPU.
+
+    It takes the place of the layer in a float model: ``model.rnn = pack(model.rnn)``.
 
     Args:
         network: the network to run.
@@ -55,6 +56,7 @@ class PackedLayer(SequenceCall):
     cell: ClassVar[Cell]
 
     def __init__(self, network: Network, activation_bits: int | None = None) -> None:
+        super().__init__()
         self.network = network
         self.batch_first = network.config.batch_first
         bits = default_activation_bits(network) if activation_bits is None else activation_bits
@@ -65,7 +67,7 @@ class PackedLayer(SequenceCall):
             isinstance(network.cells[0].matrices.get(key), Bits) for key in ("ih", "inner")
         )
 
-    def __call__(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
+    def forward(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
         """Run whole sequences; shapes, states and errors as of the layer that was packed.
 
         Args:
@@ -87,11 +89,15 @@ class PackedLayer(SequenceCall):
                 "on with step(), or begin again from tuple(state)"
             )
         states = as_state(state)
-        given = x._replace(data=as_tensor(x.data)) if isinstance(x, PackedSequence) else as_tensor(x)
-        output, final = self._call(given, states)
+        if isinstance(x, PackedSequence):
+            rows, final = self._call(x._replace(data=as_tensor(x.data)), states)
+            values, *finals = self._without_gradient((x.data, *state_parts(state)), (rows.data, *final))
+            return rows._replace(data=values), bare(tuple(finals))
+        output, final = self._call(as_tensor(x), states)
         if isinstance(x, np.ndarray):
             return output.numpy(), bare(tuple(s.numpy() for s in final))
-        return output, bare(final)
+        output, *finals = self._without_gradient((x, *state_parts(state)), (output, *final))
+        return output, bare(tuple(finals))
 
     def rounding_error(self, x: Array | PackedSequence, state: Any = None) -> float:
         """Measure what rounding activations to ``activation_bits`` costs for an input.
@@ -106,13 +112,31 @@ class PackedLayer(SequenceCall):
             ``‖y − exact‖ / ‖exact‖`` of the outputs, the exact ones with the same weights as float32.
         """
         exact = type(self)(self.network.with_floats(), self.activation_bits)
-        found, wanted = (_values(packed(x, state)[0]) for packed in (self, exact))
-        return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+        return relative_error(self(x, state)[0], exact(x, state)[0])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the network as stored: those of the file up to its header."""
         return file_format.nbytes(self.network)
+
+    @property
+    def float32_nbytes(self) -> int:
+        """Bytes of the network with every weight as float32."""
+        return self.network.float32_nbytes
+
+    def extra_repr(self) -> str:
+        """Return sizes, quantizers and normalisers of the layer, and how it is stored."""
+        labels = (f"{name}={label!r}" for name, label in self.network.config.labels.items())
+        return printable(
+            ", ".join(
+                [
+                    self.network.config.sizes,
+                    *labels,
+                    f"{self.nbytes:,} bytes",
+                    f"{self.activation_bits}-bit tables",
+                ]
+            )
+        )
 
     def save(self, file: file_format.Target) -> None:
         """Write the network to a file.
@@ -137,11 +161,12 @@ class PackedLayer(SequenceCall):
             OSError: a file that cannot be read.
         """
         network, saved = file_format.load(file)
-        if _CLASSES[network.config.cell] is not cls and cls is not PackedLayer:
-            found = _CLASSES[network.config.cell].__name__
-            name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the file"
-            raise file_format.PackedFileError(f"{name}: holds a {found}, not a {cls.__name__}")
-        kind: Any = _CLASSES[network.config.cell]
+        kind: Any = _CLASSES[network.config.cell] if isinstance(network, Network) else None
+        if kind is None or cls not in (kind, PackedLayer):
+            found = "PackedModel" if kind is None else kind.__name__
+            raise file_format.PackedFileError(
+                f"{file_format.name_of(file)}: holds a {found}, not a {cls.__name__}"
+            )
         loaded: Self = kind(network, saved if activation_bits is None else activation_bits)
         return loaded
 
@@ -170,15 +195,18 @@ class PackedLayer(SequenceCall):
         Raises:
             ValueError: a bidirectional network; shapes, dtypes and tokens that do not fit.
         """
-        tensor = isinstance(x, Tensor)
-        array: NDArray[Any] = as_tensor(x).numpy() if tensor else np.asarray(x)
+        array: NDArray[Any] = as_tensor(x).numpy() if isinstance(x, Tensor) else np.asarray(x)
         if not isinstance(state, Stream):
             state = self._begin(array, state)
         elif state.executor is not self._executor:
             self._take_over(state)
         self._executor.run(*state.take(array))
         state.steps += 1
-        return (state.y_tensor if tensor else state.y), state
+        if not isinstance(x, Tensor):
+            return state.y, state
+        if x.requires_grad:
+            return self._without_gradient((x,), (state.y_tensor,))[0], state
+        return state.y_tensor, state
 
     def stream(self, state: Any, steps: int = 0) -> Stream:
         """Return a stream that goes on from a saved state, for :meth:`step`.
@@ -261,7 +289,7 @@ class PackedLayer(SequenceCall):
         h, c = self._start(state, batch_sizes[0])
         vectors, tokens = as_rows(x, self.network.config.input_size)
         if not self._looked and len(vectors):
-            self._look(vectors, stacklevel=6)
+            self._look(vectors, stacklevel=8)
         y = self._executor.run_sequences(vectors, tokens, batch_sizes, h, c)
         return torch.from_numpy(y), tuple(torch.from_numpy(s) for s in (h, c)[: len(self.cell.states)])
 
@@ -270,13 +298,13 @@ class PackedLayer(SequenceCall):
 
 
 class PackedLSTM(PackedLayer):
-    """An LSTM of any form with its weights as bits; see :func:`pack`."""
+    """An LSTM of any form with its weights as bits; see :func:`qlstm_core.pack`."""
 
     cell = LSTM_CELL
 
 
 class PackedGRU(PackedLayer):
-    """A GRU with its weights as bits; see :func:`pack`."""
+    """A GRU with its weights as bits; see :func:`qlstm_core.pack`."""
 
     cell = GRU_CELL
 
@@ -289,38 +317,10 @@ def packed_layer(network: Network, activation_bits: int | None = None) -> Packed
     return _CLASSES[network.config.cell](network, activation_bits)
 
 
-def load_packed(file: file_format.Target, activation_bits: int | None = None) -> PackedLayer:
-    """Read a packed network of either cell; see :meth:`PackedLayer.load`."""
-    return PackedLayer.load(file, activation_bits)
-
-
-def pack(layer: RecurrentLayer, activation_bits: int | None = None) -> PackedLayer:
-    """Pack a trained layer: what it computes in ``eval()``, with quantized weights as bits.
-
-    Normalisers are folded in; the layer stays as it is.
-
-    Example::
-
-        packed = pack(LSTM(50, 512, quantizer="bwn", normalizer="layer"))
-        y, state = packed(torch.randn(100, 1, 50))
-
-    Args:
-        layer: an LSTM, GRU, FactorizedLSTM or GroupedLSTM with at least one quantized weight.
-        activation_bits: bits of a table entry: 8 is fastest, 16 most precise; default: 12, or 16
-            where a normaliser computes moments of the features. What suffices depends on the input, which is
-            not known here: the first call warns where one feature outweighs all others, and
-            :meth:`PackedLayer.rounding_error` measures.
-
-    Returns:
-        A :class:`PackedLSTM`, or a :class:`PackedGRU`.
-
-    Raises:
-        TypeError: no layer of these families.
-        ValueError: a quantizer or normaliser that cannot be packed, naming it and what can; weights that are
-            not finite; another ``activation_bits``.
-    """
-    return packed_layer(extract(layer), activation_bits)
-
-
-def _values(output: Any) -> NDArray[np.float64]:
-    return np.asarray(output.data if isinstance(output, PackedSequence) else output, np.float64)
+def relative_error(output: Any, exact: Any) -> float:
+    """Return ``‖output − exact‖ / ‖exact‖`` of the outputs of two calls, of any form."""
+    found, wanted = (
+        np.asarray(one.data if isinstance(one, PackedSequence) else one, np.float64)
+        for one in (output, exact)
+    )
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))

@@ -69,9 +69,17 @@ class Bits:
         """Return the bit planes, with float32 scales."""
         shape = (len(self.planes), *self.shape)
         flags = np.unpackbits(self.signs, count=math.prod(shape)).astype(bool).reshape(shape)
+        scales, offset = self.levels()
+        return BitPlanes(
+            torch.from_numpy(flags),
+            torch.from_numpy(scales),
+            None if offset is None else torch.from_numpy(offset),
+        )
+
+    def levels(self) -> tuple[Floats, Floats | None]:
+        """Return scales ``(planes, gates, 1 or rows)``, and the offset ``(gates, 1 or rows)`` or ``None``."""
         scales = np.stack([self._values(level) for level in self.planes])
-        offset = None if self.offset is None else torch.from_numpy(self._values(self.offset))
-        return BitPlanes(torch.from_numpy(flags), torch.from_numpy(scales), offset)
+        return scales, None if self.offset is None else self._values(self.offset)
 
     def _values(self, level: Level) -> NDArray[np.float32]:
         index, factor = level
@@ -100,6 +108,14 @@ Matrix = Bits | Floats
 """A weight, ``(gates, rows, cols)``: bits, or plain float32."""
 
 
+def values_of(matrix: Matrix) -> Floats:
+    """Return the values of a weight, ``(gates, rows, cols)`` float32."""
+    if not isinstance(matrix, Bits):
+        return matrix
+    dense: Floats = matrix.unpack().dense().numpy()
+    return dense
+
+
 @dataclass(frozen=True)
 class Config:
     """The sizes and options that shape a network.
@@ -123,6 +139,27 @@ class Config:
     groups: tuple[int, ...] = (1,)
     rank: int | None = None
     labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Cell and form of the weights, in words."""
+        kind = self.cell.name.upper()
+        if self.rank is not None:
+            return f"factorized {kind} of rank {self.rank}"
+        if max(self.groups) > 1:
+            return f"{kind} of {', '.join(map(str, self.groups))} groups"
+        return kind
+
+    @property
+    def sizes(self) -> str:
+        """Sizes in words."""
+        words = [f"{self.input_size} inputs, {self.hidden_size} units"]
+        if self.proj_size:
+            words.append(f"projected to {self.proj_size}")
+        words.append(f"{self.num_layers} layer{'s' if self.num_layers > 1 else ''}")
+        if self.bidirectional:
+            words.append("both directions")
+        return ", ".join(words)
 
     @property
     def gates(self) -> int:
@@ -239,16 +276,16 @@ class Network:
     config: Config
     cells: tuple[PackedCell, ...]
 
+    @property
+    def float32_nbytes(self) -> int:
+        """Bytes of the network with every weight as float32."""
+        weights = sum(4 * math.prod(m.shape) for cell in self.cells for m in cell.matrices.values())
+        return weights + sum(int(one.nbytes) for cell in self.cells for one in cell.tensors().values())
+
     def with_floats(self) -> Network:
         """Return the same network with the values of its bits as float32."""
         cells = tuple(
-            replace(
-                cell,
-                matrices={
-                    key: m.unpack().dense().numpy() if isinstance(m, Bits) else m
-                    for key, m in cell.matrices.items()
-                },
-            )
+            replace(cell, matrices={key: values_of(m) for key, m in cell.matrices.items()})
             for cell in self.cells
         )
         return Network(self.config, cells)

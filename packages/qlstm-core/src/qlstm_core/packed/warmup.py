@@ -10,8 +10,11 @@ import torch
 
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.layers.cell import LSTM_CELL
+from qlstm_core.packed.chain import EmbeddingStage
+from qlstm_core.packed.file_format import Content
 from qlstm_core.packed.kernels.choose import choose
 from qlstm_core.packed.layer import packed_layer
+from qlstm_core.packed.model import PackedModel
 from qlstm_core.packed.network import Bits, Config, Matrix, Network, PackedCell
 
 _FORMS = {"1-bit": (1.0,), "ternary": (0.5, 0.5)}
@@ -24,11 +27,19 @@ def warm_up(bits: tuple[int, ...]) -> Iterator[str]:
             yield warm(_smallest(scales), count, f"{name} weights")
 
 
-def warm(network: Network, activation_bits: int, name: str) -> str:
-    """Compile what one network needs; return what was done."""
+def warm(content: Content, activation_bits: int, name: str) -> str:
+    """Compile what one network or model needs; return what was done."""
     start = time.perf_counter()
-    packed = packed_layer(network, activation_bits)
-    packed(torch.zeros(1, network.config.input_size))
+    if isinstance(content, Network):
+        packed_layer(content, activation_bits)(torch.zeros(1, content.config.input_size))
+    else:
+        first = content.stages[0]
+        x = (
+            torch.zeros(1, dtype=torch.int64)
+            if isinstance(first, EmbeddingStage)
+            else torch.zeros(1, first.input_size)
+        )
+        PackedModel(content, activation_bits)(x)
     seconds = time.perf_counter() - start
     return f"{name}, {activation_bits}-bit tables, kernel {choose().name}: {seconds:.1f} s"
 

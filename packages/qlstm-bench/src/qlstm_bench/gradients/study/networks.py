@@ -16,8 +16,8 @@ from qlstm_bench.gradients.analysis import LayerAnalysis, LayerSummary
 from qlstm_bench.gradients.of_task import analyze_task
 from qlstm_bench.gradients.study.metrics import gradient_decades
 from qlstm_bench.gradients.study.recording import Recording, recordings
-from qlstm_bench.tasks import Task, tasks_of
-from qlstm_bench.training.run_files import read_model
+from qlstm_bench.tasks import Task
+from qlstm_bench.training.trained import read_trained
 from qlstm_core import Normalizer
 from qlstm_core.plugins import registry
 
@@ -103,18 +103,9 @@ class Network:
             RunError: a file that is missing, damaged, or was not written by a run.
             BenchError, PluginError: its task, data or plugins are not there.
         """
-        path = path / "model.safetensors" if path.is_dir() else path
-        if not path.is_file():
-            raise RunError(f"{path}: no such file: expected the model of a run that has ended")
-        config, state = read_model(path)
-        task: Task = tasks_of(registry).create(config.task)
-        task.prepare(config)
-        model = task.model(config.quantizer, config.normalizer)
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise RunError(f"{path}: does not fit its settings: {str(error).splitlines()[0]}") from error
-        return cls(path.parent.name, config, task, model, tuple(recordings(path.parent)))
+        config, model, task = read_trained(path)
+        folder = path if path.is_dir() else path.parent
+        return cls(folder.name, config, task, model, tuple(recordings(folder)))
 
     def other(self, quantizer: str | None, normalizer: str | None) -> Network:
         """Return the network with the same weights under another quantizer or normaliser, newly made.

@@ -81,12 +81,6 @@ class Program:
     blocks: NDArray[np.uint8]
     floats: Floats
 
-    @property
-    def pairings(self) -> tuple[int, ...]:
-        """The pairings of all matrices of bits, see :func:`~qlstm_core.packed.kernels.layout.pairing_of`."""
-        bits = self.matrices[self.matrices["sums"] > 0]
-        return tuple(sorted({int(pairing) for pairing in bits["pairing"]}))
-
     def places(self, batch: int, rows: int) -> tuple[NDArray[np.void], int]:
         """Return where each part of the workspace starts, one of ``PLACES``, and the size of all in bytes.
 
@@ -95,37 +89,80 @@ class Program:
             rows: number of rows of the whole sequence.
         """
         c = self.config
-        groups, cols, length = self._extents
         chunk = min(rows, CHUNK + batch)
-        vectors = min(VECTORS, chunk)
-        tables = (1 if self.activation_bits == 8 else 2) * (groups << self.span)
         gates = c.gates * c.hidden_size
         between = rows * c.output_size * c.directions if c.num_layers > 1 else 0
-        sizes = {
-            "padded": 4 * max(self.span * groups, cols),
-            "codes": vectors * 2 * (self.span + 1) * groups,
-            "tables": vectors * tables,
-            "sums": 4 * vectors * length,
-            "scales": 4 * vectors,
-            "norms": 4 * vectors,
-            "totals": 4 * vectors,
-            "low_rank": 4 * vectors * (c.rank or 0),
-            "input_side": 4 * chunk * gates,
-            "recurrent_side": 4 * batch * gates,
-            "raw": 4 * batch * c.hidden_size if c.proj_size else 0,
-            "below": 4 * between,
-            "above": 4 * between,
-        }
-        ends = list(accumulate(-(-size // 64) * 64 for size in sizes.values()))
-        starts = dict(zip(sizes, [0, *ends], strict=False))
-        return np.array([tuple(starts[name] for name in PLACES.names or ())], PLACES), ends[-1]
+        return _starts(
+            {
+                **_product_sizes(self._extents, self.span, self.activation_bits, min(VECTORS, chunk)),
+                "low_rank": 4 * min(VECTORS, chunk) * (c.rank or 0),
+                "input_side": 4 * chunk * gates,
+                "recurrent_side": 4 * batch * gates,
+                "raw": 4 * batch * c.hidden_size if c.proj_size else 0,
+                "below": 4 * between,
+                "above": 4 * between,
+            }
+        )
 
     @cached_property
-    def _extents(self) -> tuple[int, int, int]:
-        """The most groups, columns, and integers of a product with one vector, that a matrix has."""
-        m = self.matrices
-        length = m["tiles"] * np.where(m["pairing"] > 0, 32, 64)
-        return int(m["groups"].max()), int(m["cols"].max()), int(length.max())
+    def _extents(self) -> _Extents:
+        return _extents(self.matrices)
+
+
+@dataclass(frozen=True)
+class MatrixProgram:
+    """One matrix of bits laid out for :func:`qlstm_core.packed.engine.matrix.multiply`.
+
+    Args:
+        activation_bits, span, matrices, blocks, floats: as those of :class:`Program`.
+    """
+
+    activation_bits: int
+    span: int
+    matrices: NDArray[np.void]
+    blocks: NDArray[np.uint8]
+    floats: Floats
+
+    def places(self) -> tuple[NDArray[np.void], int]:
+        """Return where each part of the workspace starts, one of ``PLACES``, and the size of all in bytes."""
+        return _starts(_product_sizes(_extents(self.matrices), self.span, self.activation_bits, VECTORS))
+
+
+_Extents = tuple[int, int, int]
+"""The most groups, columns, and integers of a product with one vector, that a matrix has."""
+
+
+def _extents(matrices: NDArray[np.void]) -> _Extents:
+    length = matrices["tiles"] * np.where(matrices["pairing"] > 0, 32, 64)
+    return int(matrices["groups"].max()), int(matrices["cols"].max()), int(length.max())
+
+
+def _product_sizes(extents: _Extents, span: int, activation_bits: int, vectors: int) -> dict[str, int]:
+    """Return the bytes of what a product needs with so many vectors at a time."""
+    groups, cols, length = extents
+    tables = (1 if activation_bits == 8 else 2) * (groups << span)
+    return {
+        "padded": 4 * max(span * groups, cols),
+        "codes": vectors * 2 * (span + 1) * groups,
+        "tables": vectors * tables,
+        "sums": 4 * vectors * length,
+        "scales": 4 * vectors,
+        "norms": 4 * vectors,
+        "totals": 4 * vectors,
+    }
+
+
+def _starts(sizes: dict[str, int]) -> tuple[NDArray[np.void], int]:
+    """Return one of ``PLACES`` for parts of these sizes, each on a cache line, and the size of all."""
+    ends = list(accumulate(-(-size // 64) * 64 for size in sizes.values()))
+    starts = dict(zip(sizes, [0, *ends], strict=False))
+    return np.array([tuple(starts.get(name, 0) for name in PLACES.names or ())], PLACES), ends[-1]
+
+
+def pairings_of(matrices: NDArray[np.void]) -> tuple[int, ...]:
+    """Return the pairings of all matrices of bits, as the layout tells them apart."""
+    bits = matrices[matrices["sums"] > 0]
+    return tuple(sorted({int(pairing) for pairing in bits["pairing"]}))
 
 
 def build(network: Network, activation_bits: int, span: int) -> Program:
@@ -134,8 +171,7 @@ def build(network: Network, activation_bits: int, span: int) -> Program:
     Raises:
         ValueError: another ``activation_bits`` than 8, 12 and 16.
     """
-    if activation_bits not in ENTRY_LIMIT:
-        raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits!r}")
+    _check_bits(activation_bits)
     builder = _Builder(span)
     config = network.config
     cells = np.zeros(len(network.cells), CELL)
@@ -146,7 +182,24 @@ def build(network: Network, activation_bits: int, span: int) -> Program:
         row["parts"] = config.directions if groups > 1 and layer > 0 else 1
         _place_matrices(builder, row, cell, config, groups)
         _place_norms(builder, row, cell, config, groups)
-    return builder.program(config, activation_bits, cells)
+    return Program(config, activation_bits, span, cells, *builder.arrays())
+
+
+def build_matrix(matrix: Bits, activation_bits: int, span: int) -> MatrixProgram:
+    """Lay out one matrix, ``(1, rows, cols)``, for kernels of one span.
+
+    Raises:
+        ValueError: another ``activation_bits`` than 8, 12 and 16.
+    """
+    _check_bits(activation_bits)
+    builder = _Builder(span)
+    builder.place(matrix.unpack(), None)
+    return MatrixProgram(activation_bits, span, *builder.arrays())
+
+
+def _check_bits(activation_bits: int) -> None:
+    if activation_bits not in ENTRY_LIMIT:
+        raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits!r}")
 
 
 class _Builder:
@@ -161,13 +214,12 @@ class _Builder:
         self.floats: list[Floats] = []
         self.size = 0
 
-    def program(self, config: Config, activation_bits: int, cells: NDArray[np.void]) -> Program:
-        """Return what was appended, each kind in one array."""
+    def arrays(self) -> tuple[NDArray[np.void], NDArray[np.uint8], Floats]:
+        """Return what was appended, each kind in one array: matrices, blocks, floats."""
         blocks, floats = aligned((self.bytes,), np.uint8), aligned((self.size,), np.float32)
         np.concatenate(self.blocks or [blocks], out=blocks)
         np.concatenate(self.floats, out=floats)
-        matrices = np.concatenate(self.matrices)
-        return Program(config, activation_bits, self.span, cells, matrices, blocks, floats)
+        return np.concatenate(self.matrices), blocks, floats
 
     def put(self, array: NDArray[Any]) -> int:
         """Append numbers and return where they start."""
