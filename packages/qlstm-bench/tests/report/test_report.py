@@ -496,7 +496,7 @@ OTHERS = {
     "state_quantizer": "bwn", "embedding_quantizer": "bwn", "head_quantizer": "bwn",
     "decay_of": "quantized", "tested": "best", "average_of": "recurrent",
     "start": "identity", "data_start": True, "gain_lr": 2.0, "initial_state": "learned",
-    "initial_state_noise": 0.1, "input_quantizer": "none",
+    "initial_state_noise": 0.1, "input_quantizer": "none", "products": "packed16",
 }  # fmt: skip
 """Another value of every setting."""
 NEEDED = {

@@ -297,7 +297,7 @@ OTHERS: dict[str, Any] = {
     "dropout": 0.5, "checkpoint_seconds": 1.0, "state_quantizer": "bwn", "decay_of": "quantized",
     "embedding_quantizer": "bwn", "head_quantizer": "bwn",
     "tested": "best", "average_of": "recurrent", "start": "glorot", "data_start": True, "gain_lr": 2.0,
-    "initial_state": "learned", "initial_state_noise": 0.5, "input_quantizer": "none",
+    "initial_state": "learned", "initial_state_noise": 0.5, "input_quantizer": "none", "products": "packed16",
 }  # fmt: skip
 """Another value of each setting; of those that are whole numbers, 7."""
 
