@@ -22,6 +22,7 @@ Precision = Literal["32-true", "64-true", "bf16-mixed"]
 Clipping = Literal["global", "apart", "recurrent"]
 Start = Literal["torch", "identity", "orthogonal", "glorot"]
 InitialStates = Literal["zeros", "learned"]
+Products = Literal["exact", "packed16", "packed12"]
 RoundingMode = Literal["none", Mode]
 
 _NOT_PART_OF_THE_RESULT = {"log", "log_every", "checkpoint_seconds"}
@@ -249,6 +250,11 @@ class RunConfig(BaseModel):
     )
     precision: Precision = Field(
         default="32-true", description="precision of the computation, as Lightning Fabric spells it"
+    )
+    products: Products = Field(
+        default="exact",
+        description="how recurrent layers multiply by quantized weights: exact, or as packed bits, with "
+        "activations and gradients rounded to tables of 16 or 12 bits",
     )
     eval_every: int | None = Field(
         default=None,

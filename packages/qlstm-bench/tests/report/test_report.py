@@ -497,7 +497,7 @@ OTHERS = {
     "decay_of": "quantized", "tested": "best", "average_of": "recurrent",
     "start": "identity", "data_start": True, "gain_lr": 2.0, "initial_state": "learned",
     "initial_state_noise": 0.1, "input_quantizer": "none",
-    "rounding": "stochastic", "rounding_levels": 3, "rounding_delta": 0.5,
+    "rounding": "stochastic", "rounding_levels": 3, "rounding_delta": 0.5, "products": "packed16",
 }  # fmt: skip
 """Another value of every setting."""
 NEEDED = {

@@ -31,6 +31,14 @@ def test_each_layer_is_measured_beside_torch_on_its_path() -> None:
     assert shares == pytest.approx([n / 10 for n in range(1, 11)])
 
 
+def test_packed_products_stand_beside_exact_ones() -> None:
+    (rows,) = compare_training_steps(
+        [Shape(3, 4, 5, 6)], [1], normalizers=["none"], quantizer="bwn", products=["exact", "packed16"],
+        loops=False, rounds=1,
+    )  # fmt: skip
+    assert {row.name: row.route for row in rows} == {PEER: "", "none": "torch", "none, packed16": "fused"}
+
+
 def test_threads_are_put_back() -> None:
     before = torch.get_num_threads()
     list(compare_training_steps([Shape(2, 2, 2, 2)], [2], normalizers=[], loops=False, rounds=1))
@@ -54,5 +62,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "steps,batch,input,hidden 3,4,5,6; threads 1" in shown
     assert main([*words, str(tmp_path / "missing" / "steps.csv")]) == 2
     assert "missing/steps.csv' cannot be written" in capsys.readouterr().err
+    assert main([*words[:-1], "--quantizer", "bwn", "--products", "packed"]) == 2
+    assert "did you mean 'packed16'" in capsys.readouterr().err
     assert main(["speed", "train", "--normalizer", "lair"]) == 2
     assert "did you mean 'layer'" in capsys.readouterr().err

@@ -71,6 +71,8 @@ def test_settings_reach_the_layer(leak: None) -> None:
     assert type(layer) is LSTM
     assert (layer.num_layers, layer.dropout, layer.hidden_size) == (2, 0.5, 8)
     assert repr(layer) == "LSTM(6, 8, num_layers=2, dropout=0.5, quantizer='bwn', normalizer='layer')"
+    assert layer.products == "exact"
+    assert make_layer(config(products="packed12"), 6, "bwn", "layer").products == "packed12"
     assert not layer.state_quantizers
     quantized = make_layer(config(state_quantizer="twn"), 6, "bwn", "none")
     assert [type(quantizer) for quantizer in quantized.state_quantizers.values()] == [TWN]

@@ -345,7 +345,7 @@ OTHERS: dict[str, Any] = {
     "embedding_quantizer": "bwn", "head_quantizer": "bwn",
     "tested": "best", "average_of": "recurrent", "start": "glorot", "data_start": True, "gain_lr": 2.0,
     "initial_state": "learned", "initial_state_noise": 0.5, "input_quantizer": "none",
-    "rounding": "stochastic", "rounding_delta": 0.5,
+    "rounding": "stochastic", "rounding_delta": 0.5, "products": "packed16",
 }  # fmt: skip
 """Another value of each setting; of those that are whole numbers, 7."""
 

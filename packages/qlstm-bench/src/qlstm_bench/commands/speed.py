@@ -18,13 +18,15 @@ TRAIN_HELP = """Time a training step with each normaliser, beside torch.nn.LSTM 
 
 A step is the forward and backward pass of one layer. Everything is measured by turns in one run; a ratio is
 the median, over the rounds, of the duration over torch.nn.LSTM's in the same round. "path" is the way the
-layer takes: torch's own operator, the fused route, or the loop.
+layer takes: torch's own operator, the fused route, or the loop. With a quantizer, packed products stand
+beside exact ones.
 
 \b
 Examples:
   qlstm-bench speed train
   qlstm-bench speed train --shape 35,20,650,650 --threads 1 --rounds 15
   qlstm-bench speed train --quantizer bwn --normalizer layer --normalizer my-normalizer --csv steps.csv
+  qlstm-bench speed train --quantizer binary-connect --products exact --products packed16 --products packed12
 """
 
 INFERENCE_HELP = """Time packed networks beside torch and ONNX Runtime, float32 and int8, on one thread.
@@ -60,6 +62,14 @@ def train(
         typer.Option(metavar="NAME", help="May be given several times; default: those of the papers."),
     ] = None,
     quantizer: Annotated[str, typer.Option(metavar="NAME", help="Of the layers' weights.")] = "none",
+    products: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="exact|packed16|packed12",
+            help="How they are multiplied by; may be given several times; default: exact, with a quantizer "
+            "packed16, too.",
+        ),
+    ] = None,
     loops: Annotated[bool, typer.Option(help="Measure the readable loop, too.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 5,
     csv: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
@@ -80,6 +90,7 @@ def train(
             threads or [1, 2],
             normalizers=normalizer or NORMALIZERS,
             quantizer=quantizer,
+            products=products or (["exact"] if quantizer == "none" else ["exact", "packed16"]),
             loops=loops,
             rounds=rounds,
             done=done,

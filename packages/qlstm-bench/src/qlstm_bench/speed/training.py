@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import qlstm_core
 from qlstm_bench.errors import BenchError
 from qlstm_bench.speed.timing import Case, Timing, interleaved, part_of, torch_threads
+from qlstm_core.layers.packing import check_products
 from qlstm_core.layers.route import readable_loop
 
 PEER = "torch.nn.LSTM"
@@ -66,7 +67,8 @@ class StepTiming:
     Args:
         shape: size of the layer and its input.
         threads: number of threads that torch used.
-        name: of the normaliser, with ``"loop"`` where the readable loop was asked for; or the peer's.
+        name: of the normaliser, with ``"loop"`` where the readable loop was asked for, or with the products
+            that are not exact; or the peer's.
         route: the path that the layer took.
         timing: seconds per training step.
         ratio: median over the rounds of its duration over the peer's in the same round.
@@ -88,6 +90,7 @@ def compare_training_steps(
     *,
     normalizers: Sequence[str] = NORMALIZERS,
     quantizer: str = "none",
+    products: Sequence[str] = ("exact",),
     loops: bool = True,
     rounds: int = 5,
     done: Callable[[float], None] = lambda share: None,
@@ -99,18 +102,25 @@ def compare_training_steps(
         threads: numbers of threads to measure with.
         normalizers: normalisers of the layers beside ``torch.nn.LSTM``.
         quantizer: quantizer of these layers.
+        products: how they multiply by quantized weights: each layer is measured with each.
         loops: measure the readable loop without and with layer normalisation, too.
         rounds: number of times that each is timed.
         done: told the share of the work that is done, between 0 and 1.
 
     Raises:
         PluginError: an unknown quantizer or normaliser.
+        BenchError: unknown products.
     """
+    for name in products:
+        try:
+            check_products(name)
+        except ValueError as error:
+            raise BenchError(str(error)) from error
     total, finished = len(shapes) * len(threads), 0
     for shape in shapes:
         for count in threads:
             with torch_threads(count):
-                layers = _layers(shape, normalizers, quantizer, loops)
+                layers = _layers(shape, normalizers, quantizer, products, loops)
                 x = torch.randn(shape.steps, shape.batch, shape.input)
                 weight = torch.randn(shape.steps, shape.batch, shape.hidden)
                 cases = [Case(name, _step(*layer, x, weight)) for name, layer in layers.items()]
@@ -132,14 +142,17 @@ def compare_training_steps(
 
 
 def _layers(
-    shape: Shape, normalizers: Sequence[str], quantizer: str, loops: bool
+    shape: Shape, normalizers: Sequence[str], quantizer: str, products: Sequence[str], loops: bool
 ) -> dict[str, tuple[nn.Module, bool]]:
     """Return each layer under its name, and whether it is to take the readable loop."""
     torch.manual_seed(0)
     sizes = (shape.input, shape.hidden)
     layers: dict[str, tuple[nn.Module, bool]] = {PEER: (nn.LSTM(*sizes), False)}
     for name in normalizers:
-        layers[name] = qlstm_core.LSTM(*sizes, quantizer=quantizer, normalizer=name), False
+        for kind in products:
+            layer = qlstm_core.LSTM(*sizes, quantizer=quantizer, normalizer=name)
+            layer.products = kind
+            layers[name if kind == "exact" else f"{name}, {kind}"] = layer, False
     if loops:
         for name in ("none", "layer"):
             layers[f"{name}, loop"] = qlstm_core.LSTM(*sizes, quantizer=quantizer, normalizer=name), True

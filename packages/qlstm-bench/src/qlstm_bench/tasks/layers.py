@@ -22,8 +22,8 @@ def make_layer(
     """Return a freshly initialised recurrent layer; what every task builds its model around.
 
     Args:
-        config: gives the cell and its options, units, layers, dropout, how weights start, and maybe another
-            quantizer of the input's side and one of the state.
+        config: gives the cell and its options, units, layers, dropout, how weights start and multiply, and
+            maybe another quantizer of the input's side and one of the state.
         input_size: features, or number of tokens.
         quantizer, normalizer: names, as text; without quantizer the input's side has none either.
         dropout: dropout between layers, instead of the setting.
@@ -52,6 +52,7 @@ def make_layer(
             tokens=tokens,
             **options,
         )
+        layer.products = config.products
         if config.start != "torch":  # which is how a new layer has started
             INITIALIZERS[config.start](layer)
         return layer

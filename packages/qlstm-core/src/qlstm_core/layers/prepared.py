@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from qlstm_core.interfaces import Normalizer, Quantizer
 from qlstm_core.layers.cell import Cell
-from qlstm_core.layers.linear import LinearMap
+from qlstm_core.layers.linear import Dense, LinearMap
+from qlstm_core.layers.packing import EXACT, Packing, find_packing
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class PreparedCell:
         projection: ``(proj, hidden)``: ``h = W_hr h``.
         state_quantizer: quantizes h before the recurrent product.
         groups: how many independent groups the gates' rows are split into.
+        products: how the fused route multiplies by weights of few levels, a name of
+            :data:`qlstm_core.layers.packing.ACTIVATION_BITS`.
     """
 
     cell: Cell
@@ -37,6 +41,24 @@ class PreparedCell:
     projection: Tensor | None = None
     state_quantizer: Quantizer | None = None
     groups: int = 1
+    products: str = EXACT
+
+    @cached_property
+    def packing(self) -> Packing:
+        """Which weights are multiplied as packed bits; looks at their values."""
+        from qlstm_core.layers.fused.recurrent_product import weights
+
+        assert self.recurrent is not None
+        recurrent = weights(self.recurrent)
+        return find_packing(
+            self.products,
+            {
+                "weight_x": self.input.matrix if isinstance(self.input, Dense) else None,
+                "recurrent": recurrent[0],
+                "inner": recurrent[1] if len(recurrent) == 2 else None,
+                "projection": self.projection,
+            },
+        )
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from qlstm_core.layers.border import misfit, transformed, watched
 from qlstm_core.layers.fused import FUSED_CELLS
 from qlstm_core.layers.linear import Dense, Factored, Grouped
 from qlstm_core.layers.norm_contract import norm_obstacle
+from qlstm_core.layers.packing import EXACT
 from qlstm_core.layers.prepared import PreparedCell
 
 _loop_only: ContextVar[bool] = ContextVar("loop_only", default=False)
@@ -31,13 +32,15 @@ class Route:
             ``"fused"``, a whole sequence as one autograd function; ``"loop"``, one readable step after the
             other, the reference.
         reason: why the faster routes listed before it do not apply.
+        products: where packed products are asked for, what they are made with, or why they are exact.
     """
 
     kind: Literal["torch", "fused", "loop"]
     reason: str
+    products: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.reason}"
+        return f"{self.kind}: {self.reason}" + (f"; {self.products}" if self.products else "")
 
 
 @contextmanager
@@ -73,17 +76,33 @@ def choose_route(
         batch_sizes: how many sequences are alive at each time step; empty: not known yet.
         traced: whether every state is to be kept.
     """
+    route = _choose(prepared, x, state, batch_sizes, traced)
+    if prepared.products == EXACT or route.products:
+        return route
+    return replace(route, products=f"exact products: the {route.kind} has no others")
+
+
+def _choose(
+    prepared: PreparedCell, x: Tensor, state: tuple[Tensor, ...], batch_sizes: Sequence[int], traced: bool
+) -> Route:
     if traced:
         return Route("loop", "record_states() keeps every state")
     compiling = torch.compiler.is_compiling()
     if not compiling and (demand := _loop_demanded(prepared, x, state)) is not None:
         return Route("loop", demand)
-    if (why_not_torch := _torch_obstacle(prepared, x)) is None:
-        return Route("torch", "nothing acts between the products and the gates")
+    why_not_torch, products = _torch_obstacle(prepared, x), ""
+    if prepared.products != EXACT and not compiling:
+        why_not_fused = _fused_obstacle(prepared, x, state, batch_sizes)
+        packing = None if why_not_fused else prepared.packing.of_input(x)
+        products = f"exact products: {why_not_fused}" if packing is None else str(packing)
+        if packing is not None and packing.packs:
+            return Route("fused", why_not_torch or "torch has no operator for packed bits", products)
+    if why_not_torch is None:
+        return Route("torch", "nothing acts between the products and the gates", products)
     if compiling:
         return Route("loop", "torch.compile traces the readable steps")
     if (why_not_fused := _fused_obstacle(prepared, x, state, batch_sizes)) is None:
-        return Route("fused", why_not_torch)
+        return Route("fused", why_not_torch, products)
     return Route("loop", why_not_fused)
 
 

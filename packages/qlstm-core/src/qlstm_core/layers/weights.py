@@ -24,6 +24,7 @@ from qlstm_core.layers.cell import Cell
 from qlstm_core.layers.checks import check_arguments
 from qlstm_core.layers.computed_weights import assign
 from qlstm_core.layers.linear import Dense, LinearMap
+from qlstm_core.layers.packing import EXACT, check_products
 from qlstm_core.layers.prepared import PreparedCell
 from qlstm_core.layers.quantized import QuantizedLayer
 from qlstm_core.layers.templates import (
@@ -43,6 +44,7 @@ class WeightedLayer(QuantizedLayer):
     """All parameters under torch's names, with what quantizes and normalises them."""
 
     cell: ClassVar[Cell]
+    _products = EXACT
 
     def __init__(
         self,
@@ -251,6 +253,23 @@ class WeightedLayer(QuantizedLayer):
                     )
 
     @property
+    def products(self) -> str:
+        """How the fused route multiplies by weights of few levels.
+
+        ``"exact"``, the default: in the layer's dtype. ``"packed16"`` or ``"packed12"``: as packed bits, with
+        activations and gradients rounded so that sums of six (or four) have as many bits; float32 on a CPU.
+        :meth:`routes` tells where it is exact all the same.
+
+        Raises:
+            ValueError: set to another name.
+        """
+        return self._products
+
+    @products.setter
+    def products(self, name: str) -> None:
+        self._products = check_products(name)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return next(self.parameters()).dtype
@@ -277,7 +296,8 @@ class WeightedLayer(QuantizedLayer):
         for name, default in _REPR_DEFAULTS.items():
             if getattr(self, name) != default:
                 shown.append(f"{name}={getattr(self, name)}")
-        return ", ".join(shown + [f"{key}={label!r}" for key, label in self.labels.items()])
+        shown += [f"{key}={label!r}" for key, label in self.labels.items()]
+        return ", ".join(shown if self.products == EXACT else [*shown, f"products={self.products!r}"])
 
     def __repr__(self) -> str:
         """Return one line: the labels say all that the modules inside would."""
@@ -337,6 +357,7 @@ class WeightedLayer(QuantizedLayer):
             projection=weights["hr"].squeeze(0) if self.proj_size else None,
             state_quantizer=state_quantizer,
             groups=groups,
+            products=self.products,
         )
 
     def weight_quantizers(self) -> dict[str, Quantizer]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from qlstm_core.layers.border import compiles, is_plain
 from qlstm_core.layers.fused.compiled.operands import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
-from qlstm_core.layers.fused.recurrent_product import product, write_outer, write_product
+from qlstm_core.layers.fused.recurrent_product import product, write_outer
 from qlstm_core.layers.fused.second_order import replay
 from qlstm_core.layers.fused.steps import Backward, Forward, TimeSteps
 from qlstm_core.layers.fused.tape import Tape
@@ -193,7 +193,7 @@ class _BackwardRun:
             if self.d_weight is not None:
                 write_outer(self.d_weight, dx.flatten(1), given.input[first:last], add=add)
             if self.d_input is not None:
-                write_product(self.d_input[first:last], dx.flatten(1), given.weight_x)
+                self.time_steps.pull_input(dx, first, self.d_input)
         elif self.d_input is not None:
             if self.plan.tokens is None:
                 self.d_input[first:last] = dx

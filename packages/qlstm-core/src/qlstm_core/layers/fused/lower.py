@@ -13,6 +13,7 @@ from qlstm_core.layers.fused.plan import Arguments, Plan
 from qlstm_core.layers.fused.recurrent_product import features, weights
 from qlstm_core.layers.linear import Dense, LinearMap
 from qlstm_core.layers.norm_contract import Norm, gain_and_bias
+from qlstm_core.layers.packing import EXACT
 from qlstm_core.layers.prepared import PreparedCell
 
 
@@ -37,6 +38,7 @@ def run_fused(
         bias_x, bias_h = _add(bias_x, bias_h), None
     source, tokens = _input(prepared.input, x, (prepared.groups * len(cell.gates), units))
     dense = source.dim() == 2
+    packing = prepared.packing.of_input(x) if prepared.products != EXACT else None
     plan = Plan(
         cell=cell,
         groups=prepared.groups,
@@ -47,6 +49,7 @@ def run_fused(
         norm_h=None if prepared.norm_hh is None else Norm.of(prepared.norm_hh),
         norm_c=None if prepared.norm_cell is None else Norm.of(prepared.norm_cell),
         tokens=tokens,
+        packing=packing if packing is not None and packing.packs else None,
     )
     arguments = Arguments(
         input=source,

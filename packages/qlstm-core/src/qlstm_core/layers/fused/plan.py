@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.layers.norm_contract import Norm
+from qlstm_core.layers.packing import Packing
 
 FUSED_CELLS = frozenset({LSTM_CELL, GRU_CELL})
 """The cells whose gradient is written by hand."""
@@ -76,6 +77,7 @@ class Plan:
         reverse: from the last step to the first.
         norm_x, norm_h, norm_c: the normalisers.
         tokens: which row of the table each row of the sequence takes, ``(N,)``; ``None``: its own.
+        packing: which weights are multiplied as packed bits; ``None``: none.
     """
 
     cell: Cell
@@ -87,6 +89,7 @@ class Plan:
     norm_h: Norm | None
     norm_c: Norm | None
     tokens: Tensor | None
+    packing: Packing | None = None
 
     @property
     def gates(self) -> int:

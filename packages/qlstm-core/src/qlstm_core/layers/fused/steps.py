@@ -68,6 +68,10 @@ class TimeSteps(Protocol):
         """Turn dh and dc after a chunk into those before it; write dx, dp, hidden and d_outputs."""
         ...
 
+    def pull_input(self, d: Tensor, first: int, out: Tensor) -> None:
+        """Write ``W_xᵀ d`` into the rows of ``out`` from ``first`` on, where the input side is a product."""
+        ...
+
     def input_back(self, d: Tensor) -> None:
         """Turn derivatives with respect to the normalised given input side into those of itself, in place."""
         ...

@@ -11,7 +11,7 @@ from torch import Tensor
 from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.layers.fused.compiled.operands import BIAS_C, BIAS_H, BIAS_X, GAIN_C, GAIN_H, GAIN_X
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
-from qlstm_core.layers.fused.recurrent_product import product
+from qlstm_core.layers.fused.recurrent_product import product, write_product
 from qlstm_core.layers.fused.steps import Backward, Forward
 from qlstm_core.layers.fused.tape import Scales, Sums, Tape
 from qlstm_core.layers.norm_contract import Norm
@@ -170,6 +170,11 @@ class TorchSteps(ABC):
     def _split(self, p: Tensor) -> Tensor:
         """View ``(n, S, units)`` as ``(n, groups, gates, units)``."""
         return p.view(len(p), self.plan.groups, self.plan.gates, -1)
+
+    def pull_input(self, d: Tensor, first: int, out: Tensor) -> None:
+        """See TimeSteps."""
+        assert self.arguments.weight_x is not None
+        write_product(out[first : first + len(d)], d.flatten(1), self.arguments.weight_x)
 
     def input_back(self, d: Tensor) -> None:  # noqa: B027  # nothing is left to do: see _step_back
         """See TimeSteps."""

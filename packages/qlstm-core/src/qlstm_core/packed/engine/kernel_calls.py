@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numba import typeof
 from numba.core import types
-from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from qlstm_core.kernels.packed_weight import address_of, call_at
 from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, quantize
 from qlstm_core.packed.kernels.choose import Kernel
 from qlstm_core.packed.kernels.matmul import one_hot, rescale
@@ -61,12 +61,12 @@ def bind(
     fill = kernel.fill_tables(activation_bits)
     products = {pairing: kernel.product(activation_bits, pairing) for pairing in pairings}
     record = np.zeros(1, KERNEL)
-    record["quantize"] = _address(quantize, _QUANTIZE)
-    record["fill"] = _address(fill, _FILL)
+    record["quantize"] = address_of(quantize, _QUANTIZE)
+    record["fill"] = address_of(fill, _FILL)
     for pairing, product in products.items():
-        record[f"product_{pairing}"] = _address(product, _PRODUCT)
-    record["rescale"] = _address(rescale, _RESCALE)
-    record["one_hot"] = _address(one_hot, _ONE_HOT)
+        record[f"product_{pairing}"] = address_of(product, _PRODUCT)
+    record["rescale"] = address_of(rescale, _RESCALE)
+    record["one_hot"] = address_of(one_hot, _ONE_HOT)
     record["limit"] = ENTRY_LIMIT[activation_bits]
     record["planes"] = 1 if activation_bits == 8 else 2
     record["span"] = kernel.span
@@ -84,57 +84,25 @@ def resolve(function: Any, arguments: tuple[Any, ...]) -> Callable[..., None]:
     return entry
 
 
-def _address(function: Any, signature: Any) -> int:
-    function.compile(signature.args)
-    result = function.overloads[signature.args]
-    assert result.signature.return_type == signature.return_type, result.signature
-    address: int = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
-    return address
-
-
-def _call(signature: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return an intrinsic's typing and code: a call of the function of ``signature`` at an address.
-
-    Args:
-        signature: signature of the function.
-        arguments: types of the arguments, which must be those of ``signature``.
-    """
-    if arguments != signature.args:
-        raise TypingError(f"expected arguments {signature.args}, got {arguments}")
-
-    def emit(context: Any, builder: Any, typed: Any, args: Any) -> Any:
-        call_conv = context.call_conv
-        kind = call_conv.get_function_type(signature.return_type, signature.args)
-        function = builder.inttoptr(args[0], kind.as_pointer())
-        status, result = call_conv.call_function(
-            builder, function, signature.return_type, signature.args, args[1:]
-        )
-        with builder.if_then(status.is_error, likely=False):
-            call_conv.return_status_propagate(builder, status)
-        return result
-
-    return signature.return_type(types.int64, *signature.args), emit
-
-
 _intrinsic: Callable[..., Callable[..., Any]] = intrinsic
 
 
 @_intrinsic
 def call_quantize(context: Any, address: Any, x: Any, limit: Any, codes: Any) -> Any:
     """Call :func:`~qlstm_core.packed.kernels.activations.quantize` at ``address``."""
-    return _call(_QUANTIZE, (x, limit, codes))
+    return call_at(_QUANTIZE, (x, limit, codes))
 
 
 @_intrinsic
 def call_fill(context: Any, address: Any, codes: Any, tables: Any) -> Any:
     """Call ``fill`` of a :class:`Kernel` at ``address``."""
-    return _call(_FILL, (codes, tables))
+    return call_at(_FILL, (codes, tables))
 
 
 @_intrinsic
 def call_product(context: Any, address: Any, blocks: Any, tables: Any, norms: Any, sums: Any) -> Any:
     """Call ``product`` of a :class:`Kernel` at ``address``."""
-    return _call(_PRODUCT, (blocks, tables, norms, sums))
+    return call_at(_PRODUCT, (blocks, tables, norms, sums))
 
 
 @_intrinsic
@@ -142,10 +110,10 @@ def call_rescale(
     context: Any, address: Any, sums: Any, scale: Any, total: Any, row_scales: Any, row_offsets: Any, out: Any
 ) -> Any:
     """Call :func:`~qlstm_core.packed.kernels.matmul.rescale` at ``address``."""
-    return _call(_RESCALE, (sums, scale, total, row_scales, row_offsets, out))
+    return call_at(_RESCALE, (sums, scale, total, row_scales, row_offsets, out))
 
 
 @_intrinsic
 def call_one_hot(context: Any, address: Any, blocks: Any, column: Any, pairing: Any, sums: Any) -> Any:
     """Call :func:`~qlstm_core.packed.kernels.matmul.one_hot` at ``address``."""
-    return _call(_ONE_HOT, (blocks, column, pairing, sums))
+    return call_at(_ONE_HOT, (blocks, column, pairing, sums))

@@ -107,18 +107,22 @@ class Steps(NamedTuple):
 
 
 class Matrices(NamedTuple):
-    """Packed matrices; no panels: there is none.
+    """Packed matrices: panels, or all of them :class:`~qlstm_core.kernels.packed_weight.PackedWeight`.
 
     Args:
         input: the input weight.
         first, second: the recurrent weight in the order of multiplication, in one factor or in two.
         projection: the weight that projects the hidden state.
+        factored: whether there are two factors.
+        projected: whether there is a projection.
     """
 
     input: Any
     first: Any
     second: Any
     projection: Any
+    factored: bool
+    projected: bool
 
 
 class Flat(NamedTuple):

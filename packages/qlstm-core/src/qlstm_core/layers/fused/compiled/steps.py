@@ -10,14 +10,18 @@ from torch import Tensor
 
 from qlstm_core.kernels.feature_moments import LAYER, NO_NORM, RMS
 from qlstm_core.kernels.gemm import pack
+from qlstm_core.kernels.levels import Levels
+from qlstm_core.kernels.packed_weight import PackedWeight
 from qlstm_core.kernels.threads import parts_worth, share_work
 from qlstm_core.layers.fused.compiled import step_feature_norm
 from qlstm_core.layers.fused.compiled.operands import Derivatives, Flat, Matrices, Share, Side, Steps
-from qlstm_core.layers.fused.compiled.time_loop import BACKWARD, FORWARD
+from qlstm_core.layers.fused.compiled.products import write_product
+from qlstm_core.layers.fused.compiled.time_loop import LOOPS
 from qlstm_core.layers.fused.plan import Arguments, Chunk, Plan
 from qlstm_core.layers.fused.steps import Backward, Forward
 from qlstm_core.layers.fused.tape import Scales, Sums, Tape
 from qlstm_core.layers.norm_contract import Norm
+from qlstm_core.packed.engine.row_products import in_bits, in_panels, multiply_shared
 
 CACHED = 1 << 17
 """Elements of a recurrent weight that a processor has in its own cache, beside all else."""
@@ -37,6 +41,7 @@ class CompiledSteps:
         self.order = np.arange(plan.rows)
         self.parts = self._parts()
         self.fresh = arguments.weight_x is not None and len(tape.x) == 0
+        self.input_weight: PackedWeight | None = None
         self.x = self._input_side(tape)
         scales = self.scales
         self.p = self._side(tape.p.numpy(), tape.p_moments, scales.gain_h, scales.bias_h, plan.norm_h)
@@ -101,9 +106,32 @@ class CompiledSteps:
         grain = 16 if over_batch else 1
         begin, end = (whole * k // self.parts // grain * grain for k in (part, part + 1))
         end = whole if part + 1 == self.parts else end
-        if not over_batch and sum(t.numel() for t in self.arguments.weights) < CACHED:
+        if not over_batch and self._floats() < CACHED:
             return Share(part, 0, 1, begin, end)
         return Share(part, part, self.parts, begin, end)
+
+    def _floats(self) -> int:
+        """Return how many elements of the recurrent weight are floats: those in bits take no room."""
+        recurrent = {"recurrent": self.arguments.recurrent, "inner": self.arguments.inner}
+        return sum(t.numel() for name, t in recurrent.items() if t is not None and self._levels(name) is None)
+
+    def _levels(self, name: str) -> Levels | None:
+        return None if self.plan.packing is None else self.plan.packing.levels.get(name)
+
+    def _pack(self, name: str, *, forward: bool) -> Any:
+        """Return a weight for products W·x, or Wᵀ·δ: in panels or, where packed products are run, in either.
+
+        Args:
+            name: of the argument; of none, panels that have no rows.
+            forward: whether W is multiplied, or Wᵀ.
+        """
+        weight: Tensor | None = getattr(self.arguments, name) if name else None
+        packing = self.plan.packing
+        if packing is None or weight is None or (levels := packing.levels.get(name)) is None:
+            panels = pack(weight, self.arguments.h, transposed=forward)
+            return panels if packing is None else in_panels(panels)
+        matrix = (weight if weight.dim() == 3 else weight.unsqueeze(0)).numpy()
+        return in_bits(matrix, levels, packing.activation_bits, transposed=not forward, parts=self.parts)
 
     def _between(self) -> Any:
         inner, h = self.arguments.inner, self.arguments.h
@@ -119,10 +147,12 @@ class CompiledSteps:
     def forward(self, buffers: Forward, *, keep: bool) -> None:
         """See TimeSteps."""
         plan, given = self.plan, self.arguments
-        first, second = (given.recurrent, None) if given.inner is None else (given.inner, given.recurrent)
+        first, second = ("recurrent", "") if given.inner is None else ("inner", "recurrent")
         h, c, hidden, y = buffers
         matrices = Matrices(
-            *(pack(t, h, transposed=True) for t in (given.weight_x, first, second, given.projection))
+            *(self._pack(name, forward=True) for name in ("weight_x", first, second, "projection")),
+            factored=given.inner is not None,
+            projected=given.projection is not None,
         )
         products = torch.from_numpy(self.p.values).flatten(1).numpy()
         flat = Flat(
@@ -130,7 +160,7 @@ class CompiledSteps:
         )
         steps, cell = self.steps._replace(keep=keep), self.cell._replace(values=self._by_units(c))
         outputs = self._by_units(y if given.projection is None else hidden[:0])
-        loop = FORWARD[plan.over_batch, plan.cell]
+        loop, _ = LOOPS[plan.packing is not None, plan.over_batch, plan.cell]
         operands = (
             steps,
             matrices,
@@ -148,11 +178,13 @@ class CompiledSteps:
         """See TimeSteps."""
         given = self.arguments
         self.sums = Sums.new(self.plan, buffers.dh, self.parts)
-        first, second = (given.recurrent, None) if given.inner is None else (given.recurrent, given.inner)
+        second = "" if given.inner is None else "inner"
         dy, dh, dc, d_hidden, dx, dp, hidden, d_outputs, initial = buffers
         self.matrices = Matrices(
-            pack(given.weight_x if self.fresh else None, dh, transposed=True),
-            *(pack(t, dh) for t in (first, second, given.projection)),
+            self._pack("weight_x" if self.fresh else "", forward=True),
+            *(self._pack(name, forward=False) for name in ("recurrent", second, "projection")),
+            factored=given.inner is not None,
+            projected=given.projection is not None,
         )
         self.flat = Flat(
             *self._inputs(), dp.flatten(1).numpy(), dh.numpy(), self._between(), d_hidden.numpy(), dy.numpy(),
@@ -176,9 +208,20 @@ class CompiledSteps:
         """See TimeSteps."""
         steps = self.steps._replace(start=chunk.counts.start, stop=chunk.counts.stop)
         derivatives = self.derivatives._replace(first=chunk.first)
-        loop = BACKWARD[self.plan.over_batch, self.plan.cell]
+        _, loop = LOOPS[self.plan.packing is not None, self.plan.over_batch, self.plan.cell]
         operands = (steps, self.matrices, self.flat, self.x, self.p, self.previous, self.cell, derivatives)
         share_work(self.parts, lambda part: loop(self._share(part), *operands))
+
+    def pull_input(self, d: Tensor, first: int, out: Tensor) -> None:
+        """See TimeSteps."""
+        rows, weight = d.flatten(1), self.arguments.weight_x
+        assert weight is not None
+        if self._levels("weight_x") is None:
+            write_product(out[first : first + len(d)], rows, weight)
+            return
+        if self.input_weight is None:
+            self.input_weight = self._pack("weight_x", forward=False)
+        multiply_shared(self.input_weight, rows.numpy(), out[first : first + len(d)].numpy(), self.parts)
 
     def input_back(self, d: Tensor) -> None:
         """See TimeSteps."""

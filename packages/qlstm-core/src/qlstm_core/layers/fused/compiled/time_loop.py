@@ -12,34 +12,62 @@ from typing import Any
 from qlstm_core.kernels.barrier import wait
 from qlstm_core.kernels.compile import compiled
 from qlstm_core.kernels.gemm import multiply
-from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL
+from qlstm_core.kernels.packed_weight import call_multiply_rows
+from qlstm_core.layers.cell import GRU_CELL, LSTM_CELL, Cell
 from qlstm_core.layers.fused.compiled import step_batch_norm, step_feature_norm
 from qlstm_core.layers.fused.compiled.feature_norm import back
 from qlstm_core.layers.fused.compiled.operands import GAIN_X
 
+Multiply = Callable[..., None]
+"""Writes, or adds, ``count`` rows of ``a``, from ``a_row`` on, times a matrix to those of ``c``: a share of
+the columns of all rows or, with a weight in bits, of the rows."""
+
 
 @compiled(None)
-def _recurrent_product(
-    a: Any, a_row: int, count: int, matrices: Any, between: Any, row: int, c: Any, c_row: int, add: bool,
-    share: Any, barrier: Any,
-) -> None:  # fmt: skip
-    """Multiply rows of ``a`` by one matrix, or by two, into rows of ``c``; ``row`` is theirs in between."""
-    if matrices.second.shape[0] == 0:
-        multiply(a, a_row, count, matrices.first, c, c_row, add, share.share, share.shares)
+def _by_panels(
+    a: Any, a_row: int, count: int, panels: Any, c: Any, c_row: int, add: bool, share: Any
+) -> None:
+    multiply(a, a_row, count, panels, c, c_row, add, share.share, share.shares)
+
+
+@compiled(None)
+def _by_bits(a: Any, a_row: int, count: int, weight: Any, c: Any, c_row: int, add: bool, share: Any) -> None:
+    if weight.address == 0:
+        multiply(a, a_row, count, weight.panels, c, c_row, add, share.share, share.shares)
     else:
-        multiply(a, a_row, count, matrices.first, between, row, False, share.share, share.shares)
-        wait(barrier, share.shares)
-        multiply(between, row, count, matrices.second, c, c_row, add, share.share, share.shares)
+        begin, end = count * share.share // share.shares, count * (share.share + 1) // share.shares
+        call_multiply_rows(
+            weight.address, weight, a, a_row + begin, end - begin, c, c_row + begin, add, share.part
+        )
 
 
-def _rows_forward(variant: str, step: Callable[..., None]) -> Callable[..., None]:
+def _through_factors(multiply: Multiply) -> Callable[..., None]:
+    @compiled(None)
+    def recurrent_product(
+        a: Any, a_row: int, count: int, matrices: Any, between: Any, row: int, c: Any, c_row: int, add: bool,
+        share: Any, barrier: Any,
+    ) -> None:  # fmt: skip
+        """Multiply rows of ``a`` by one matrix, or two, into rows of ``c``; ``row`` is theirs in between."""
+        if not matrices.factored:
+            multiply(a, a_row, count, matrices.first, c, c_row, add, share)
+        else:
+            multiply(a, a_row, count, matrices.first, between, row, False, share)
+            wait(barrier, share.shares)
+            multiply(between, row, count, matrices.second, c, c_row, add, share)
+
+    return recurrent_product
+
+
+def _rows_forward(variant: str, step: Callable[..., None], multiply: Multiply) -> Callable[..., None]:
+    recurrent_product = _through_factors(multiply)
+
     @compiled(variant)
     def forward(
         share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any,
         h: Any, y: Any,
     ) -> None:  # fmt: skip
         # Products are divided by columns, of all rows, or not: then each part needs its own rows only.
-        own, shares, begin, barrier = share.share, share.shares, share.begin, steps.barrier
+        shares, begin, barrier = share.shares, share.begin, steps.barrier
         top = 0 if shares > 1 else begin
         for k in range(steps.start, steps.stop):
             row, alive = steps.order[k, 0], steps.order[k, 1]
@@ -49,17 +77,9 @@ def _rows_forward(variant: str, step: Callable[..., None]) -> Callable[..., None
             x_row = row if steps.fresh else 0
             if steps.own_x:
                 multiply(
-                    flat.inputs,
-                    row + top,
-                    count,
-                    matrices.input,
-                    flat.x,
-                    row - x_row + top,
-                    False,
-                    own,
-                    shares,
+                    flat.inputs, row + top, count, matrices.input, flat.x, row - x_row + top, False, share
                 )
-            _recurrent_product(
+            recurrent_product(
                 flat.h, top, count, matrices, flat.between, top, flat.p, slot + top, False, share, barrier
             )
             wait(barrier, shares)
@@ -68,8 +88,8 @@ def _rows_forward(variant: str, step: Callable[..., None]) -> Callable[..., None
                     step_feature_norm.measure(x, r)
             step(begin, stop, row, slot, x, x_row, p, previous, cell, h, y)
             wait(barrier, shares)
-            if matrices.projection.shape[0] > 0:
-                multiply(flat.hidden, top, count, matrices.projection, flat.h, top, False, own, shares)
+            if matrices.projected:
+                multiply(flat.hidden, top, count, matrices.projection, flat.h, top, False, share)
                 wait(barrier, shares)
                 for r in range(begin, stop):
                     for j in range(flat.h.shape[1]):
@@ -78,12 +98,16 @@ def _rows_forward(variant: str, step: Callable[..., None]) -> Callable[..., None
     return forward
 
 
-def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callable[..., None]:
+def _rows_backward(
+    variant: str, step: Callable[..., None], multiply: Multiply, add: bool
+) -> Callable[..., None]:
+    recurrent_product = _through_factors(multiply)
+
     @compiled(variant)
     def backward(
         share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any, d: Any
     ) -> None:
-        own, shares, begin, barrier = share.share, share.shares, share.begin, steps.barrier
+        shares, begin, barrier = share.shares, share.begin, steps.barrier
         sums = d.sums[4 * share.part : 4 * share.part + 4]
         top = 0 if shares > 1 else begin
         for k in range(steps.stop - 1, steps.start - 1, -1):
@@ -93,15 +117,15 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
             x_row = row if steps.fresh else 0
             to = row - d.first
             if steps.fresh:
-                multiply(flat.inputs, row + top, count, matrices.input, flat.x, top, False, own, shares)
-            if matrices.projection.shape[0] > 0:
+                multiply(flat.inputs, row + top, count, matrices.input, flat.x, top, False, share)
+            if matrices.projected:
                 wait(barrier, shares)
                 for r in range(begin, last):
                     for j in range(flat.h.shape[1]):
                         flat.h[r, j] += flat.y[row + r, j]
                         flat.d_outputs[to + r, j] = flat.h[r, j]
                 wait(barrier, shares)
-                multiply(flat.h, top, count, matrices.projection, flat.hidden, top, False, own, shares)
+                multiply(flat.h, top, count, matrices.projection, flat.hidden, top, False, share)
             wait(barrier, shares)
             if steps.fresh:
                 for r in range(begin, last):
@@ -116,14 +140,16 @@ def _rows_backward(variant: str, step: Callable[..., None], add: bool) -> Callab
                         )
             wait(barrier, shares)
             if k > 0 or steps.pull_start:
-                _recurrent_product(
+                recurrent_product(
                     flat.p, to + top, count, matrices, flat.between, top, flat.h, top, add, share, barrier
                 )
 
     return backward
 
 
-def _columns_forward(variant: str, step: Callable[..., None]) -> Callable[..., None]:
+def _columns_forward(variant: str, step: Callable[..., None], multiply: Multiply) -> Callable[..., None]:
+    recurrent_product = _through_factors(multiply)
+
     @compiled(variant)
     def forward(
         share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any,
@@ -135,15 +161,15 @@ def _columns_forward(variant: str, step: Callable[..., None]) -> Callable[..., N
             slot = row if steps.keep else 0
             x_row = row if steps.fresh else 0
             if steps.own_x:
-                multiply(flat.inputs, row, count, matrices.input, flat.x, row - x_row, False, own, shares)
-            _recurrent_product(
+                multiply(flat.inputs, row, count, matrices.input, flat.x, row - x_row, False, share)
+            recurrent_product(
                 flat.h, 0, count, matrices, flat.between, 0, flat.p, slot, False, share, barrier
             )
             wait(barrier, shares)
             step(share.begin, share.end, count, k, row, slot, x, x_row, p, previous, cell, h, y)
             wait(barrier, shares)
-            if matrices.projection.shape[0] > 0:
-                multiply(flat.hidden, 0, count, matrices.projection, flat.h, 0, False, own, shares)
+            if matrices.projected:
+                multiply(flat.hidden, 0, count, matrices.projection, flat.h, 0, False, share)
                 wait(barrier, shares)
                 for r in range(count * own // shares, count * (own + 1) // shares):
                     for j in range(flat.h.shape[1]):
@@ -152,7 +178,11 @@ def _columns_forward(variant: str, step: Callable[..., None]) -> Callable[..., N
     return forward
 
 
-def _columns_backward(variant: str, step: Callable[..., None], add: bool) -> Callable[..., None]:
+def _columns_backward(
+    variant: str, step: Callable[..., None], multiply: Multiply, add: bool
+) -> Callable[..., None]:
+    recurrent_product = _through_factors(multiply)
+
     @compiled(variant)
     def backward(
         share: Any, steps: Any, matrices: Any, flat: Any, x: Any, p: Any, previous: Any, cell: Any, d: Any
@@ -162,19 +192,19 @@ def _columns_backward(variant: str, step: Callable[..., None], add: bool) -> Cal
             row, count = steps.order[k, 0], steps.order[k, 1]
             x_row = row if steps.fresh else 0
             if steps.fresh:
-                multiply(flat.inputs, row, count, matrices.input, flat.x, 0, False, own, shares)
-            if matrices.projection.shape[0] > 0:
+                multiply(flat.inputs, row, count, matrices.input, flat.x, 0, False, share)
+            if matrices.projected:
                 for r in range(count * own // shares, count * (own + 1) // shares):
                     for j in range(flat.h.shape[1]):
                         flat.h[r, j] += flat.y[row + r, j]
                         flat.d_outputs[row - d.first + r, j] = flat.h[r, j]
                 wait(barrier, shares)
-                multiply(flat.h, 0, count, matrices.projection, flat.hidden, 0, False, own, shares)
+                multiply(flat.h, 0, count, matrices.projection, flat.hidden, 0, False, share)
             wait(barrier, shares)
             step(share.begin, share.end, count, k, row, x, x_row, p, previous, cell, d)
             wait(barrier, shares)
             if k > 0 or steps.pull_start:
-                _recurrent_product(
+                recurrent_product(
                     flat.p, row - d.first, count, matrices, flat.between, 0, flat.h, 0, add, share, barrier
                 )
                 wait(barrier, shares)
@@ -182,17 +212,28 @@ def _columns_backward(variant: str, step: Callable[..., None], add: bool) -> Cal
     return backward
 
 
-# (statistics over the batch, cell) → loop.
-FORWARD = {
-    (False, LSTM_CELL): _rows_forward("lstm", step_feature_norm.lstm_forward),
-    (False, GRU_CELL): _rows_forward("gru", step_feature_norm.gru_forward),
-    (True, LSTM_CELL): _columns_forward("lstm", step_batch_norm.lstm_forward),
-    (True, GRU_CELL): _columns_forward("gru", step_batch_norm.gru_forward),
+# (statistics over the batch, cell) → one step forward and one back.
+_STEPS: dict[tuple[bool, Cell], tuple[Callable[..., None], Callable[..., None]]] = {
+    (False, LSTM_CELL): (step_feature_norm.lstm_forward, step_feature_norm.lstm_backward),
+    (False, GRU_CELL): (step_feature_norm.gru_forward, step_feature_norm.gru_backward),
+    (True, LSTM_CELL): (step_batch_norm.lstm_forward, step_batch_norm.lstm_backward),
+    (True, GRU_CELL): (step_batch_norm.gru_forward, step_batch_norm.gru_backward),
 }
-# The GRU's state also has a direct way back, to which the recurrent product adds.
-BACKWARD = {
-    (False, LSTM_CELL): _rows_backward("lstm", step_feature_norm.lstm_backward, False),
-    (False, GRU_CELL): _rows_backward("gru", step_feature_norm.gru_backward, True),
-    (True, LSTM_CELL): _columns_backward("lstm", step_batch_norm.lstm_backward, False),
-    (True, GRU_CELL): _columns_backward("gru", step_batch_norm.gru_backward, True),
-}
+
+
+def _loops(bits: bool, over_batch: bool, cell: Cell) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return the loops forward and back: of weights some of which are in bits, or all in panels."""
+    forward, backward = _STEPS[over_batch, cell]
+    variant, multiply = f"{cell.name}_bits" if bits else cell.name, _by_bits if bits else _by_panels
+    # The GRU's state also has a direct way back, to which the recurrent product adds.
+    add = cell is GRU_CELL
+    if over_batch:
+        return (
+            _columns_forward(variant, forward, multiply),
+            _columns_backward(variant, backward, multiply, add),
+        )
+    return _rows_forward(variant, forward, multiply), _rows_backward(variant, backward, multiply, add)
+
+
+LOOPS = {(bits, *key): _loops(bits, *key) for bits in (False, True) for key in _STEPS}
+"""The loops forward and back: (weights in bits, statistics over the batch, cell) → loops."""
