@@ -5,11 +5,23 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from qlstm_bench.commands import datasets, demo, gradients, report, run, speed, sweep, tasks, theory
+from qlstm_bench.commands import (
+    asv,
+    completion,
+    datasets,
+    demo,
+    gradients,
+    report,
+    run,
+    speed,
+    sweep,
+    tasks,
+    theory,
+)
 from qlstm_bench.errors import BenchError
 from qlstm_bench.tables import shorten
 from qlstm_core import terminal
@@ -36,6 +48,29 @@ app.command("report", help=report.HELP)(report.report)
 app.command("gradients", help=gradients.HELP)(gradients.gradients)
 app.add_typer(speed.app, name="speed")
 app.add_typer(theory.app, name="theory")
+app.add_typer(asv.app, name="asv")
+app.command("completion", help=completion.HELP)(completion.completion)
+
+
+def _print_versions(asked: bool) -> None:
+    if asked:
+        from qlstm_core.plugins import registry
+        from qlstm_core.versions import describe_versions
+
+        print(describe_versions(registry.plugins()))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_versions, help="Print what versions are installed."
+        ),
+    ] = False,
+) -> None:
+    """Take the options before a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +99,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             return _refuse(str(error))
         except Exception as error:
             # typer brings its own copy of click, or uses the installed one: told by what it can do.
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error)
+                return 0
             if hasattr(error, "format_message"):
                 return _refuse(_usage_message(error))
             cause = error.__cause__

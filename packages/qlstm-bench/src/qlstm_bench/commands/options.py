@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON list for programs.")]
+"""The option of a command that lists something."""
+
 
 def settings_as_options(fields: dict[str, FieldInfo]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command, in place of its ``**settings``, an option for each field.
