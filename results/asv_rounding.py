@@ -1,7 +1,6 @@
 """How far the figures of the asv suite's trainings move when weights begin a rounding error apart.
 
-    cd packages/qlstm-bench
-    PYTHONPATH=. python ../../results/asv_rounding.py > asv-rounding.csv
+    python results/asv_rounding.py > asv-rounding.csv
 
 Each pair is trained three times as the suite trains it, from weights multiplied by 1, 1 + 1e-6 and 1 + 2e-6.
 Columns: the three figures, and (largest − smallest) / median.
@@ -15,8 +14,7 @@ import statistics
 import sys
 from unittest import mock
 
-from benchmarks import choice, trained
-
+from qlstm_bench.benchmarks import choice, trained
 from qlstm_core import RecurrentLayer
 
 DISTANCES = (0.0, 1e-6, 2e-6)

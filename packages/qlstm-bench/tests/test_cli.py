@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,8 @@ RUN = ["run", "char-lm"]
         ([*RUN, "too-much"], ["too-much"]),
         (["report", "nowhere"], ["nowhere", "result.json"]),
         (["report"], ["RUNS"]),
+        (["asv", "inti"], ["'inti'", "did you mean 'init'"]),
+        (["completion", "tcsh"], ["'tcsh'", "'bash', 'zsh', 'fish'"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -226,6 +230,21 @@ def test_a_broken_plugin_is_a_warning_of_one_line(
     assert len(warnings) == 1
     assert "broken-logger" in warnings[0]
     assert "no room for logs" in warnings[0]
+
+
+def test_version_is_that_of_every_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ours = ("qlstm-bench", "qlstm-core", "qlstm-norm", "qlstm-quant")
+    expected = [f"{name} {version(name)}" for name in (*ours, "torch", "numba")]
+    assert [line for line in lines if line in expected] == expected
+    assert lines[-1] == f"python {platform.python_version()}"
+
+
+@pytest.mark.parametrize("group", ["asv", "speed"])
+def test_a_group_alone_shows_its_help(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group]) == 0
+    assert f"Usage: qlstm-bench {group}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import platform
+import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -148,9 +151,50 @@ def test_disabled_word_that_is_no_plugin_is_reported(
     assert warning in lines(capsys.readouterr().err)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_that_of_every_distribution_and_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry(discover=False)
+    registry.register(quantizer_plugin(quantizer("sign"), version="1.0"), "good:entry")
+    registry.register(quantizer_plugin(quantizer("more"), version="1.0"), "good:other")
+    monkeypatch.setattr(cli, "registry", registry)
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"qlstm {version('qlstm-core')}\n"
+    libraries = [f"{name} {version(name)}" for name in ("torch", "numpy", "numba")]
+    assert lines(capsys.readouterr().out) == ["good 1.0", *libraries, f"python {platform.python_version()}"]
+
+
+def completed(shell_words: str, script: str) -> list[str]:
+    """Return what bash offers for the last of these words."""
+    *given, last = shell_words.split(" ")
+    words = " ".join(f"'{word}'" for word in (*given, last))
+    code = f"{script}\nCOMP_WORDS=({words}); COMP_CWORD={len(given)}; _shtab_qlstm; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this machine")
+def test_bash_completes_commands_options_and_names(
+    installed: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert completed("qlstm pl", script) == ["plugins"]
+    assert completed("qlstm plugins --j", script) == ["--json"]
+    assert completed("qlstm check ", script) == ["old", "other", "sign"]
+    assert completed("qlstm check sign oth", script) == ["other"]
+    assert completed("qlstm new n", script) == ["normalizer"]
+    assert completed("qlstm completion z", script) == ["zsh"]
+
+
+@pytest.mark.parametrize(("shell", "begins"), [("zsh", "#compdef qlstm"), ("fish", "# AUTOMATICALLY")])
+def test_other_shells_get_a_script_of_their_own(
+    shell: str, begins: str, installed: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert script.startswith(begins)
+    for word in ("plugins", "normalizer", "other"):
+        assert word in script
 
 
 def test_help_names_every_command_and_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +203,7 @@ def test_help_names_every_command_and_shows_an_example(capsys: pytest.CaptureFix
     assert "$ qlstm plugins" in text
     _, commands = cli._parser()
     for name, parser in commands.items():
-        assert f"    {name} " in text
+        assert re.search(rf"^    {name}\b", text, re.MULTILINE)
         assert "example" in parser.format_help(), f"qlstm {name} --help teaches by example"
 
 
@@ -174,6 +218,9 @@ def test_help_names_every_command_and_shows_an_example(capsys: pytest.CaptureFix
         (["plugins", "extra"], "unknown argument 'extra'; see `qlstm plugins --help`"),
         (["--verison"], "unknown argument '--verison' (did you mean '--version'?); see `qlstm --help`"),
         (["--js", "plugins"], "unknown argument '--js'"),
+        (["completion", "tcsh"], "argument SHELL: invalid choice: 'tcsh'"),
+        (["new", "quantiser", "x"], "unknown kind 'quantiser' (did you mean 'quantizer'?); kinds: quantizer"),
+        (["new", "quantizer", "My_Sign"], "'My_Sign' is no name of a plugin: use small letters"),
     ],
 )
 def test_mistake_is_answered_in_one_line(

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from qlstm_core import files
-from qlstm_core.files import remove_leftovers, replace_file
+from qlstm_core.files import remove_leftovers, replace_file, write_folder
 
 
 def test_bytes_text_and_what_a_function_writes(tmp_path):
@@ -123,3 +123,34 @@ def test_a_file_that_another_process_still_writes_is_let_alone(tmp_path, monkeyp
     replace_file(path, b"first")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_is_written_whole(tmp_path):
+    folder = tmp_path / "folder"
+    write_folder(folder, {"a.txt": "é\n", "b/c/d.txt": ""})
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.txt")}
+    assert found == {"a.txt": b"\xc3\xa9\n", "b/c/d.txt": b""}
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "empty", {"a.txt": "a"})
+    assert (tmp_path / "empty" / "a.txt").read_text() == "a"
+
+
+def test_a_folder_that_holds_something_stays_as_it_is(tmp_path):
+    folder = tmp_path / "folder"
+    write_folder(folder, {"a.txt": "old"})
+    with pytest.raises(OSError, match="not empty"):
+        write_folder(folder, {"b.txt": "new"})
+    assert [path.name for path in folder.iterdir()] == ["a.txt"]
+    assert os.listdir(tmp_path) == ["folder"], "no draft is left"
+
+
+def test_a_folder_that_fails_is_not_there(tmp_path, monkeypatch):
+    def fail(path, text):
+        if path.name == "b.txt":
+            raise OSError("disk full")
+        path.write_text(text)
+
+    monkeypatch.setattr(files, "replace_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_folder(tmp_path / "folder", {"a.txt": "", "b.txt": ""})
+    assert os.listdir(tmp_path) == []

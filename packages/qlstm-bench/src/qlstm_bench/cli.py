@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from qlstm_bench.commands import (
+    asv,
+    completion,
     datasets,
     demo,
     generate,
@@ -50,6 +52,29 @@ app.command("pack", help=pack.HELP)(pack.pack)
 app.command("generate", help=generate.HELP)(generate.generate)
 app.add_typer(speed.app, name="speed")
 app.add_typer(theory.app, name="theory")
+app.add_typer(asv.app, name="asv")
+app.command("completion", help=completion.HELP)(completion.completion)
+
+
+def _print_versions(asked: bool) -> None:
+    if asked:
+        from qlstm_core.plugins import registry
+        from qlstm_core.versions import describe_versions
+
+        print(describe_versions(registry.plugins()))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_versions, help="Print what versions are installed."
+        ),
+    ] = False,
+) -> None:
+    """Take the options before a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +103,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             return _refuse(str(error))
         except Exception as error:
             # typer brings its own copy of click, or uses the installed one: told by what it can do.
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error)
+                return 0
             if hasattr(error, "format_message"):
                 return _refuse(_usage_message(error))
             cause = error.__cause__

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 BENCH = Path(__file__).resolve().parents[2]
+SUITE = BENCH / "src" / "qlstm_bench" / "benchmarks"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 spec = importlib.util.spec_from_file_location("asv_publish", BENCH / "tools" / "asv_publish.py")
@@ -77,7 +78,7 @@ CATCH = (
 def discover() -> dict[str, Any]:
     """Return the suite's benchmarks as asv keeps them."""
     program = "import sys; from asv_runner.discovery import list_benchmarks as f; f(sys.argv[1], sys.stdout)"
-    command = [sys.executable, "-c", program, str(BENCH / "benchmarks")]
+    command = [sys.executable, "-c", program, str(SUITE)]
     listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {benchmark["name"]: benchmark for benchmark in listed}
 
@@ -125,7 +126,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "version": 1, "project": "qlstm", "project_url": "https://example.org", "repo": "repository",
         "branches": ["HEAD"], "show_commit_url": "https://example.org/", "environment_type": "virtualenv",
-        "results_dir": "results", "benchmark_dir": str(BENCH / "benchmarks"),
+        "results_dir": "results", "benchmark_dir": str(SUITE),
     }  # fmt: skip
     (folder / "asv.conf.json").write_text(json.dumps(config))
     page = folder / "html"
@@ -186,7 +187,7 @@ def test_a_browser_draws_the_grid_and_every_graph(html: Path, tmp_path: Path) ->
     benchmarks = json.loads((html / "index.json").read_text())["benchmarks"]
     assert set(seen["grid"]) == set(benchmarks) == set(seen["graphs"])
     assert {name.partition(".")[0] for name in benchmarks} == {
-        "accuracy", "first_call", "gradients", "memory", "packed", "size", "training",
+        "accuracy", "conformance", "first_call", "gradients", "memory", "packed", "size", "training",
     }  # fmt: skip
     for name, benchmark in benchmarks.items():
         assert seen["grid"][name] > 100, f"{name} is not drawn in the grid"

@@ -21,16 +21,17 @@ from typing import Any
 import pytest
 
 BENCH = Path(__file__).resolve().parents[2]
-MODULES = sorted(path.stem for path in (BENCH / "benchmarks").glob("*.py") if path.stem != "__init__")
+SUITE = BENCH / "src" / "qlstm_bench" / "benchmarks"
+MODULES = sorted(path.stem for path in SUITE.glob("*.py") if path.stem != "__init__")
 
 
-def load(path: Path) -> ModuleType:
-    """Import a file that is in no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def load(path: Path, name: str = "") -> ModuleType:
+    """Import a file that is in no package, or asv's folder as a package."""
+    spec = importlib.util.spec_from_file_location(name or path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -44,9 +45,9 @@ asv_wheels: Any = load(BENCH / "tools" / "asv_wheels.py")
 @pytest.fixture
 def suite(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ModuleType]]:
     """Import the suite as asv does."""
-    monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.setenv("QLSTM_ASV_QUANTIZERS", "my-quantizer other:bits=3")
     monkeypatch.setenv("QLSTM_ASV_CELLS", "my-cell")
+    load(SUITE / "__init__.py", "benchmarks")
     yield [importlib.import_module(f"benchmarks.{name}") for name in MODULES]
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
         del sys.modules[name]
@@ -64,7 +65,9 @@ def benchmarks_of(module: ModuleType) -> Iterator[tuple[Any, str]]:
 def test_every_benchmark_says_version_and_unit(suite: list[ModuleType]) -> None:
     found = [pair for module in suite for pair in benchmarks_of(module)]
     families = {cls.__module__.partition(".")[2] for cls, _ in found}
-    assert families == {"accuracy", "first_call", "gradients", "memory", "packed", "size", "training"}
+    assert families == {
+        "accuracy", "conformance", "first_call", "gradients", "memory", "packed", "size", "training",
+    }  # fmt: skip
     for cls, method in found:
         assert cls.version.isdigit(), f"{cls.__qualname__} has no version of its own"
         if method.startswith("track_"):
@@ -76,18 +79,53 @@ def test_installed_plugins_join(suite: list[ModuleType]) -> None:
     assert {"none", "my-quantizer", "other:bits=3"} <= set(by_name["accuracy"].Characters.params[0])
     assert {"my-quantizer", "other:bits=3"} <= set(by_name["packed"].Quantizers.params[0])
     assert {"LSTM", "my-cell"} <= set(by_name["training"].Cells.params[0])
+    assert by_name["accuracy"].Cells.params == by_name["gradients"].Cells.params == (["my-cell"],)
+    assert by_name["conformance"].Plugins.params == (["my-quantizer", "other:bits=3", "my-cell"],)
+
+
+FOLLOW = """
+from qlstm_bench.benchmarks import follow
+follow(quantizers=["q", "q:b=2"], cells=["c"])
+from qlstm_bench.benchmarks import accuracy, conformance, packed, training
+print(accuracy.Digits.params, packed.Quantizers.params, training.Normalizers.params[1])
+print(training.Cells.params, accuracy.Cells.params, conformance.Plugins.params)
+"""
+
+
+def test_a_plugin_is_followed_beside_few_others() -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("QLSTM_ASV")}
+    command = [sys.executable, "-c", FOLLOW]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "(['none', 'q', 'q:b=2'], ['none', 'layer']) (['q', 'q:b=2'],) ('torch', 'none', 'layer')",
+        "(['LSTM', 'c'],) (['c'],) (['q', 'q:b=2', 'c'],)",
+    ]
+
+
+def test_a_followed_normaliser_meets_weights_of_few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QLSTM_ASV_QUANTIZERS", raising=False)
+    monkeypatch.delenv("QLSTM_ASV_NORMALIZERS", raising=False)
+    choice: Any = load(SUITE / "choice.py", "followed_choice")
+    choice.follow(normalizers=["n"])
+    assert (choice.quantizers(), choice.normalizers()) == (["none", "bwn"], ["none", "layer", "n"])
+    assert (choice.few_bits(), choice.cells(), choice.checked()) == (["bwn"], ["LSTM"], ["n"])
 
 
 STRANGER = """
 import sys
-from benchmarks import accuracy, choice, gradients, packed, size, trained, training
+from qlstm_bench.benchmarks import accuracy, choice, conformance, gradients, packed, size, trained, training
 
 quantizer, normalizer = choice.quantizers()[-1], choice.normalizers()[-1]
 figures = {("digits", quantizer, normalizer): trained._train("digits", quantizer, normalizer)}
+trained.TASKS["char-lm"] |= {"steps": 8, "eval_symbols": 4_000}
+figures |= trained.train_cells()
 measured = {"pair": f"{quantizer} {normalizer}"}
 for cls, name, given, parameters in [
     (accuracy.Digits, "track_validation", [figures], [quantizer, normalizer]),
     (gradients.Digits, "track_decades", [figures], [quantizer, normalizer]),
+    (accuracy.Cells, "track_validation", [figures], [choice.cells()[-1]]),
+    (gradients.Cells, "track_decades", [figures], [choice.cells()[-1]]),
+    (conformance.Plugins, "track_failed", [], [quantizer]),
     (size.Layer, "track_bytes", [], [quantizer, normalizer]),
     (size.PackedFile, "track_bytes", [], [quantizer]),
     (training.Normalizers, "time_step", [], [training.SHAPES[0], normalizer]),
@@ -97,7 +135,7 @@ for cls, name, given, parameters in [
 ]:
     benchmark = cls()
     benchmark.setup(*given, *parameters)
-    key = f"{cls.__module__}.{cls.__name__}"
+    key = f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
     measured[key] = getattr(benchmark, name)(*given, *parameters)
 import json
 print(json.dumps(measured))
@@ -113,7 +151,9 @@ def test_an_installed_plugin_is_measured(tmp_path: Path) -> None:
     (info / "entry_points.txt").write_text("[qlstm]\nexample = qlstm_plugin_example.hooks\n")
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, example / "src", BENCH))),
+        "PYTHONPATH": os.pathsep.join(
+            map(str, (tmp_path, example / "src", os.environ.get("PYTHONPATH", "")))
+        ),
         "QLSTM_ASV_SEEDS": "1",
         "QLSTM_ASV_QUANTIZERS": "power-of-two",
         "QLSTM_ASV_NORMALIZERS": "max",
@@ -125,13 +165,16 @@ def test_an_installed_plugin_is_measured(tmp_path: Path) -> None:
     measured = json.loads(done.stdout.splitlines()[-1])
     assert measured.pop("pair") == "power-of-two max"
     guess = 90.0
-    assert 0 < measured["benchmarks.accuracy.Digits"] <= guess + 5
-    assert measured["benchmarks.gradients.Digits"] > 0
+    assert 0 < measured["accuracy.Digits"] <= guess + 5
+    assert measured["gradients.Digits"] > 0
+    assert 3 < measured["accuracy.Cells"] < 6.5, "better than a guess among 96 characters"
+    assert measured["gradients.Cells"] > 0
+    assert measured["conformance.Plugins"] == 0.01, "no check fails, and asv knows no ratio of 0"
     float32 = 4 * 512 * (50 + 512) * 4
-    assert float32 / 40 < measured["benchmarks.size.Layer"] < float32 / 8, "a bit or so for each weight"
-    assert float32 / 40 < measured["benchmarks.size.PackedFile"] < float32 / 8
-    assert {name.split(".")[1] for name in measured} == {
-        "accuracy", "gradients", "packed", "size", "training",
+    assert float32 / 40 < measured["size.Layer"] < float32 / 8, "a bit or so for each weight"
+    assert float32 / 40 < measured["size.PackedFile"] < float32 / 8
+    assert {name.partition(".")[0] for name in measured} == {
+        "accuracy", "conformance", "gradients", "packed", "size", "training",
     }  # fmt: skip
 
 
@@ -211,6 +254,8 @@ def test_each_benchmark_has_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gradients.Characters.track_decades('none', 'none')", "1.0", "1.8", True),
         ("gradients.Characters.track_decades('bwn', 'layer')", "1.8", "1.0", True),
         ("accuracy.Characters.track_validation('bwn', 'layer')", "4.0", "4.1", True),
+        ("accuracy.Cells.track_validation('gru')", "4.0", "4.1", True),
+        ("conformance.Plugins.track_failed('bwn')", "0.01", "1.01", True),
         ("accuracy.Characters.track_validation('ter-connect', 'none')", "4.0", "5.9", False),
         ("accuracy.Characters.track_validation('ter-connect', 'layer')", "4.0", "4.1", True),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def file(tiny: dict[str, Any], tmp_path: Path) -> str:
         (["digits", "--scale", "papr"], ["'papr'", "did you mean 'paper'", "small"]),
         (["digits", "--workers", "2", "--scheduler", "tcp://a:1"], ["--workers", "--scheduler"]),
         (["digits", "--list"], ["--list", "'digits'", "--dry-run"]),
+        (["digits", "--json"], ["--json goes with --list", "--format csv"]),
         (["digits", "--dry-run", "--log", "tensorbord"], ["log", "'tensorbord'"]),
         (["digits", "--workers", "0"], ["--workers", "equal to 1"]),
         (["digits", "--out", "grid.yaml"], ["--out", "not a folder that can be written to"]),
@@ -113,3 +115,15 @@ def test_a_broken_configuration_of_dask_is_one_line(file: str, tmp_path: Path) -
     (line,) = result.stderr.splitlines()
     assert line.startswith("qlstm-bench: error: Dask cannot be imported: A dask config file at")
     assert "dask.yaml" in line
+
+
+def test_presets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--list", "--json"]) == 0
+    records = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
+    assert list(records) == preset_names()
+    digits = records["digits"]
+    assert set(digits) == {"name", "title", "source", "scales"}
+    assert [(scale["name"], scale["minutes"]) for scale in digits["scales"]] == [
+        ("small", 15),
+        ("paper", None),
+    ]

@@ -32,6 +32,19 @@ def test_a_task_shows_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'word-lm'" in capsys.readouterr().err
 
 
+def test_tasks_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [record["name"] for record in records] == tasks_of(registry).names()
+    assert {frozenset(record) for record in records} == {frozenset({"name", "summary", "references"})}
+    assert main(["tasks", "mnist:permuted=true", "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["name"] == "mnist:permuted=true"
+    assert (record["metric"], record["higher_is_better"]) == ("accuracy", True)
+    assert record["options"]["permuted"] is False
+    assert record["settings"]["hidden"] == 100
+
+
 def test_datasets_say_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

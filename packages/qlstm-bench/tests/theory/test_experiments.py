@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,17 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{name}: " in printed
         for field in type(default_experiment(name)).model_fields:
             assert f"  --{field} " in printed
+
+
+def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["theory", "--list", "--json"]) == 0
+    records = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
+    assert list(records) == EXPERIMENTS
+    (delta,) = [setting for setting in records["least-squares"]["settings"] if setting["name"] == "delta"]
+    field = type(default_experiment("least-squares")).model_fields["delta"]
+    assert delta == {"name": "delta", "default": list(field.default), "description": field.description}
+    assert main(["theory", "--json"]) == 2
+    assert "--json goes with --list" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

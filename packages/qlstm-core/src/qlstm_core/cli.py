@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -15,10 +16,12 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qlstm_core import __version__, terminal
+from qlstm_core.new import KINDS, NewPackageError, first_command, write_package
 from qlstm_core.plugins import PluginError, PluginRecord, PluginWarning, registry
 from qlstm_core.plugins.discovery import unknown_disabled
 from qlstm_core.plugins.errors import suggest
 from qlstm_core.printable import printable
+from qlstm_core.versions import describe_versions
 
 if TYPE_CHECKING:
     from qlstm_core.packed.file_format import Content
@@ -99,6 +102,36 @@ examples:
   QLSTM_KERNEL=portable qlstm warmup
 """
 
+_NEW_DESCRIPTION = """\
+Write the package of a new plugin: pyproject.toml with its entry point, a small plugin that works, tests
+through the conformance kit, README, tox.ini and a CI workflow. It passes its tests as it is written; put your
+method in the place of the one that is there.
+
+KIND is quantizer, normalizer, cell or task; a task's package needs qlstm-bench. NAME is what users will type:
+small letters, digits and hyphens. The package is called qlstm-NAME. The folder must be empty or not there
+yet; it is written whole or not at all.
+"""
+
+_NEW_EPILOG = """\
+examples:
+  qlstm new quantizer my-sign
+  qlstm new cell my-cell --out ~/code/qlstm-my-cell
+"""
+
+_COMPLETION_DESCRIPTION = """\
+Print a script that completes commands, options and installed names at the Tab key. It is made once and needs
+no Python when it completes: make it again when you have installed a plugin.
+"""
+
+_COMPLETION_EPILOG = """\
+examples:
+  qlstm completion bash > ~/.local/share/bash-completion/completions/qlstm
+  qlstm completion zsh > ~/.zfunc/_qlstm         with fpath+=~/.zfunc before compinit in ~/.zshrc
+  qlstm completion fish > ~/.config/fish/completions/qlstm.fish
+"""
+
+SHELLS = ("bash", "zsh", "fish")
+"""What there is completion for."""
 
 _Command = Callable[[argparse.Namespace], int]
 
@@ -143,7 +176,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             f"unknown argument {unknown[0]!r}{suggest(unknown[0], known)}; see `{asked.prog} --help`"
         )
     if options.version:
-        print(f"qlstm {__version__}")
+        print(describe_versions(_records()))
         return 0
     if options.command is None:
         parser.print_help()
@@ -151,7 +184,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         code: int = options.run(options)
     # ImportError: Numba, beside a NumPy too new for it.
-    except (PluginError, _InputError, ImportError) as error:
+    except (PluginError, _InputError, NewPackageError, ImportError) as error:
         parser.error(str(error))
     return code
 
@@ -164,7 +197,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         epilog=_EPILOG,
         **_AS_WRITTEN,
     )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--version", action="store_true", help="print what versions are installed and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
     def command(name: str, run: _Command, summary: str, description: str, epilog: str) -> _Parser:
@@ -190,6 +223,12 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     inspect = command("inspect", _inspect, summary, _INSPECT_DESCRIPTION, _INSPECT_EPILOG)
     inspect.add_argument("file", metavar="FILE", help="what save() of a packed layer or model wrote")
 
+    summary = "write the package of a new plugin"
+    new = command("new", _new, summary, _NEW_DESCRIPTION, _NEW_EPILOG)
+    new.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
+    new.add_argument("name", metavar="NAME", help="what users will type, as my-method")
+    new.add_argument("--out", metavar="DIR", help="the folder; default: qlstm-NAME")
+
     summary = "compile the kernels of packed inference ahead of time"
     warmup = command("warmup", _warmup, summary, _WARMUP_DESCRIPTION, _WARMUP_EPILOG)
     warmup.add_argument("file", nargs="?", metavar="FILE", help="compile for the network in this file")
@@ -201,14 +240,15 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         help="8, 12 or 16; default: 12, or as saved",
     )
 
+    summary = "print a script that completes commands and names at the Tab key"
+    completion = command("completion", _completion, summary, _COMPLETION_DESCRIPTION, _COMPLETION_EPILOG)
+    completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+
     return parser, dict(commands.choices)
 
 
 def _plugins(options: argparse.Namespace) -> int:
-    # The list itself says what failed; and what a plugin prints while imported must not spoil the document.
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore", PluginWarning)
-        records = registry.plugins()
+    records = _records()
     for message in unknown_disabled(record.name for record in records):
         print(f"qlstm: warning: {message}", file=sys.stderr)
     if options.json:
@@ -231,6 +271,13 @@ def _plugins(options: argparse.Namespace) -> int:
     return 0
 
 
+def _records() -> list[PluginRecord]:
+    # The list itself says what failed; and what a plugin prints while imported must not spoil the document.
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore", PluginWarning)
+        return registry.plugins()
+
+
 def _check(options: argparse.Namespace) -> int:
     from qlstm_core.testing.report import report  # costs time that `qlstm plugins` need not take
 
@@ -243,6 +290,41 @@ def _inspect(options: argparse.Namespace) -> int:
     from qlstm_core.packed.inspect import summarize  # imports numba, which `qlstm plugins` need not
 
     print("\n".join(summarize(*_read(options.file))))
+    return 0
+
+
+def _new(options: argparse.Namespace) -> int:
+    if options.kind not in KINDS:
+        raise _InputError(
+            f"unknown kind {options.kind!r}{suggest(options.kind, KINDS)}; kinds: {', '.join(KINDS)}"
+        )
+    folder = write_package(options.kind, options.name, _records(), options.out)
+    print(f"wrote {printable(str(folder))}, the package of a {options.kind} that works; next:")
+    print(f"  cd {shlex.quote(str(folder))} && python -m pip install -e '.[test]'")
+    print("  python -m pytest")
+    print(f"  {first_command(options.kind, options.name)}")
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    import shtab  # costs time that no other command need take
+
+    parser, commands = _parser()
+    checkable = {
+        name
+        for record in _records()
+        for kind in ("quantizer", "normalizer", "cell")
+        for name in record.provides.get(kind, ())
+    }
+    values = {"names": sorted(checkable), "kind": tuple(KINDS)}
+    paths = {"file": shtab.FILE, "out": shtab.DIRECTORY}
+    for command in commands.values():
+        for action in command._actions:
+            if action.dest in paths:
+                action.complete = paths[action.dest]  # type: ignore[attr-defined]
+            elif action.dest in values:
+                action.choices = values[action.dest]
+    print(shtab.complete(parser, options.shell))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files, and folders of them, that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -55,6 +55,32 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str | Callable[[
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
+
+
+def write_folder(path: str | os.PathLike[str], texts: Mapping[str, str]) -> None:
+    """Write a folder of texts that is there whole or not at all.
+
+    Until it is whole it is a draft beside it, called ``.NAME.<32 hexadecimal digits>.partial``. An error
+    removes the draft.
+
+    Args:
+        path: the folder; the one that it lies in exists. An empty folder is replaced, nothing else is.
+        texts: what each file holds, by its path in the folder, with ``/`` between the parts.
+
+    Raises:
+        OSError: the folder cannot be written, or something is there already.
+    """
+    target = Path(os.path.realpath(path))
+    draft = target.with_name(f".{target.name}.{uuid4().hex}.partial")
+    draft.mkdir()
+    try:
+        for name, text in texts.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            replace_file(draft / name, text)
+        draft.rename(target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:

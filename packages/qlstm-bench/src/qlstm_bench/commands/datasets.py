@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from qlstm_bench.commands.options import AsJson
 
 if TYPE_CHECKING:
     from qlstm_bench.data.inventory import Holding
@@ -16,6 +16,9 @@ A file is looked for in $QLSTM_DATA (under its folder and name, or its bare name
 $QLSTM_CACHE or the system's; what is in neither is downloaded by the first run that needs it, checked by its
 SHA-256. $QLSTM_DATA_URL names a mirror to download from.
 
+--json prints [{"name", "kind", "summary", "state", "found": [PATH], "missing": [{"path", "bytes", "sha256",
+"url"}]}]; later versions may add keys.
+
 \b
 Examples:
   qlstm-bench datasets
@@ -24,7 +27,7 @@ Examples:
 
 
 def datasets(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the named datasets."""
     from qlstm_bench.data.inventory import take_inventory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -9,17 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qlstm_bench.commands.options import settings_as_options
+from qlstm_bench.commands.options import AsJson, settings_as_options
 from qlstm_bench.config import ConfigError, RunConfig
 
 if TYPE_CHECKING:
     from qlstm_bench.sweep.plan import Plan
+    from qlstm_bench.sweep.sweep_file import SweepFile
 
 HELP = """Train every run of a grid: one of the papers' tables, or a YAML file of your own.
 
 Runs go side by side, one thread each, in worker processes of this machine or of a Dask cluster. Finished runs
 are skipped; a run whose worker dies is tried again and goes on from its checkpoint; after an interruption,
 give the same command again.
+
+--list --json prints [{"name", "title", "source", "scales": [{"name", "about", "minutes"}]}]; later versions
+may add keys.
 
 \b
 A file:
@@ -62,6 +67,7 @@ def sweep(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train again what has finished already.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the presets and train nothing.")] = False,
+    as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and train nothing.")] = False,
     **settings: Any,
 ) -> None:
@@ -73,8 +79,10 @@ def sweep(
             raise ConfigError(
                 f"--list lists the presets; it does not go with {source!r}: did you mean --dry-run?"
             )
-        _list()
+        _list(as_json)
         return
+    if as_json:
+        raise ConfigError("--json goes with --list, for the presets; `report --format csv` is for runs")
     if source is None:
         raise ConfigError("which sweep? give a YAML file or a preset; `qlstm-bench sweep --list` lists them")
     if scheduler is not None and workers is not None:
@@ -110,19 +118,30 @@ def _train(plan: Plan, out: Path, workers: int | None, scheduler: str | None, fo
         raise SweepError(f"{len(failures)} of {len(plan.configs)} runs failed: {'; '.join(failures)}")
 
 
-def _list() -> None:
+def _list(as_json: bool) -> None:
     from rich.console import Console
 
     from qlstm_bench.sweep.presets import load, preset_names
     from qlstm_bench.sweep.sweep_file import read_file
 
+    presets = {name: read_file(load(name)) for name in preset_names()}
+    if as_json:
+        print(json.dumps([_record(name, file) for name, file in presets.items()], indent=2))
+        return
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    for name in preset_names():
-        file = read_file(load(name))
+    for name, file in presets.items():
         console.print(f"{name}\n  {file.title}")
         for scale, part in file.scales.items():
             about = " ".join(part.about.split())
             console.print(f"  --scale {scale}: {_duration(part.minutes)}{about}")
+
+
+def _record(name: str, file: SweepFile) -> dict[str, Any]:
+    scales = [
+        {"name": scale, "about": " ".join(part.about.split()), "minutes": part.minutes}
+        for scale, part in file.scales.items()
+    ]
+    return {"name": name, "title": file.title, "source": file.source, "scales": scales}
 
 
 def _describe(plan: Plan) -> str:

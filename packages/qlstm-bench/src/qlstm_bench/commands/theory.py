@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qlstm_bench.commands.options import given, merged, settings_as_options, spelled
+from qlstm_bench.commands.options import AsJson, given, merged, settings_as_options, spelled
 from qlstm_bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ Every setting of an experiment is an option; several values are separated by com
 every experiment that has that setting. The same settings give the same figures.
 
 Writes report.html with every figure and table, and NAME.csv, to --out.
+
+--list --json prints [{"name", "summary", "settings": [{"name", "default", "description"}]}]; later versions
+may add keys.
 
 \b
 Examples:
@@ -46,6 +50,12 @@ class Experiments(TyperGroup):
         found = installed_experiments()
         with formatter.section("Experiments"):
             formatter.write_dl([*((name, spec.summary) for name, spec in found.items()), ("all", _ALL)])
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all, importing none of them."""
+        from qlstm_bench.theory import installed_experiments
+
+        return [*installed_experiments(), "all"]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of one experiment, or of all.
@@ -74,13 +84,16 @@ def theory(
     listing: Annotated[
         bool, typer.Option("--list", help="Name the experiments and their settings, and end.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run experiments and write their report."""
     from qlstm_bench.theory import TheoryError, installed_experiments
 
     if listing:
-        _print_list()
+        _print_list(as_json)
         raise typer.Exit
+    if as_json:
+        raise TheoryError("--json goes with --list, for the experiments; tables of results are CSV files")
     if ctx.invoked_subcommand is None:
         raise TheoryError(f"which experiment? expected all, or one of {', '.join(installed_experiments())}")
 
@@ -155,12 +168,27 @@ def _run(experiments: dict[str, Experiment], out: Path) -> None:
     print(f"\nreport: {out / 'report.html'}")
 
 
-def _print_list() -> None:
+def _print_list(as_json: bool) -> None:
     from qlstm_bench.theory import installed_experiments, loadable_experiments
 
     specs = installed_experiments()
-    for name, experiment in loadable_experiments().items():
-        print(f"{name}: {specs[name].summary}")
-        for setting, field in type(experiment).model_fields.items():
-            print(f"  --{setting.replace('_', '-')} {spelled(field.default)}  {field.description}")
+    records = [
+        {
+            "name": name,
+            "summary": specs[name].summary,
+            "settings": [
+                {"name": setting, "default": field.default, "description": field.description}
+                for setting, field in type(experiment).model_fields.items()
+            ],
+        }
+        for name, experiment in loadable_experiments().items()
+    ]
+    if as_json:
+        print(json.dumps(records, indent=2, default=str))  # a stranger's setting may be anything
+        return
+    for record in records:
+        print(f"{record['name']}: {record['summary']}")
+        for setting in record["settings"]:
+            option = setting["name"].replace("_", "-")
+            print(f"  --{option} {spelled(setting['default'])}  {setting['description']}")
         print()

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .choice import normalizers, quantizers
+from .choice import normalizers, quantizers, trained_cells
 
 TASKS: dict[str, dict[str, Any]] = {
     "char-lm": {
@@ -30,7 +30,8 @@ SEEDS = {"char-lm": 1, "digits": int(os.environ.get("QLSTM_ASV_SEEDS", "3"))}
 READ = ("shortfall", "gradient_decades", "clipped_share", "lambda1_excess")
 """The figures that benchmarks read."""
 
-Figures = dict[tuple[str, str, str], dict[str, float]]
+Figures = dict[tuple[str, ...], dict[str, float]]
+"""The figures of each training, by its task and the parameters of the benchmark."""
 
 
 def setup_cache() -> Figures:
@@ -46,20 +47,31 @@ def setup_cache() -> Figures:
     }
 
 
-setup_cache.timeout = 1800  # type: ignore[attr-defined]
+def train_cells() -> Figures:
+    """Train every cell on characters, of 1 bit below layer normalisation; return figures by task and cell."""
+    import torch
+
+    torch.set_num_threads(1)
+    return {("char-lm", cell): _train("char-lm", "bwn", "layer", cell) for cell in trained_cells()}
+
+
+setup_cache.timeout = train_cells.timeout = 1800  # type: ignore[attr-defined]
 
 
 class Trained:
-    """Figures of each pair's training on one task; a commit that cannot train it is skipped."""
+    """Figures of each training on one task, of pairs unless it says otherwise.
 
-    params = (quantizers(), normalizers())
-    param_names = ("quantizer", "normalizer")
+    A commit that cannot train one is skipped.
+    """
+
+    params: tuple[list[str], ...] = (quantizers(), normalizers())
+    param_names: tuple[str, ...] = ("quantizer", "normalizer")
     version = "1"
     task: str
 
-    def setup(self, figures: Figures, quantizer: str, normalizer: str) -> None:
+    def setup(self, figures: Figures, *parameters: str) -> None:
         """Look the figures up."""
-        self.figures = figures[self.task, quantizer, normalizer]
+        self.figures = figures[(self.task, *parameters)]
         if not self.figures:
             raise NotImplementedError
 
@@ -68,8 +80,8 @@ class Trained:
         return self.figures.get(name, math.nan)
 
 
-def _train(task: str, quantizer: str, normalizer: str) -> dict[str, float]:
-    """Return the mean figures of a pair; without those that its commit does not measure."""
+def _train(task: str, quantizer: str, normalizer: str, cell: str | None = None) -> dict[str, float]:
+    """Return the mean figures of a training; without those that its commit does not measure."""
     from qlstm_bench.training.run import train
     from qlstm_core.plugins import PluginError
 
@@ -79,6 +91,7 @@ def _train(task: str, quantizer: str, normalizer: str) -> dict[str, float]:
         "quantizer": quantizer,
         "normalizer": normalizer,
         "device": "cpu",
+        **({"cell": cell} if cell else {}),
     }
     figures = []
     for seed in range(SEEDS[task]):
@@ -86,7 +99,7 @@ def _train(task: str, quantizer: str, normalizer: str) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 result = train({**settings, "seed": seed}, Path(folder)).result
-            except PluginError:  # this commit does not have the task, quantizer or normaliser yet
+            except PluginError:  # this commit does not have the task, quantizer, normaliser or cell yet
                 return {}
         figures.append({**result.metrics, "shortfall": _shortfall(result)})
     return {name: statistics.fmean(figure[name] for figure in figures) for name in READ if name in figures[0]}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .trained import Figures, Trained, setup_cache
+from .choice import trained_cells
+from .trained import Figures, Trained, setup_cache, train_cells
 
 
 class Characters(Trained):
@@ -11,7 +12,7 @@ class Characters(Trained):
     task = "char-lm"
     setup_cache = staticmethod(setup_cache)
 
-    def track_validation(self, figures: Figures, quantizer: str, normalizer: str) -> float:
+    def track_validation(self, figures: Figures, *parameters: str) -> float:
         """Return bits per character in validation."""
         return self.figure("shortfall")
 
@@ -25,8 +26,16 @@ class Digits(Trained):
     version = "2"
     setup_cache = staticmethod(setup_cache)
 
-    def track_validation(self, figures: Figures, quantizer: str, normalizer: str) -> float:
+    def track_validation(self, figures: Figures, *parameters: str) -> float:
         """Return the per cent of digits misread in validation."""
         return self.figure("shortfall")
 
     track_validation.unit = "% wrong"  # type: ignore[attr-defined]
+
+
+class Cells(Characters):
+    """The same text, for each cell, of 1 bit below layer normalisation."""
+
+    params = (trained_cells(),)
+    param_names = ("cell",)
+    setup_cache = staticmethod(train_cells)
