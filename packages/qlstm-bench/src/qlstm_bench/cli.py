@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from qlstm_bench.commands import datasets, demo, gradients, report, run, speed, sweep, tasks, theory
+from qlstm_bench.commands import compare, datasets, demo, gradients, report, run, speed, sweep, tasks, theory
 from qlstm_bench.errors import BenchError
 from qlstm_bench.tables import shorten
 from qlstm_core import terminal
@@ -33,6 +33,7 @@ app.command("datasets", help=datasets.HELP)(datasets.datasets)
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("sweep", help=sweep.HELP)(sweep.sweep)
 app.command("report", help=report.HELP)(report.report)
+app.command("compare", help=compare.HELP)(compare.compare)
 app.command("gradients", help=gradients.HELP)(gradients.gradients)
 app.add_typer(speed.app, name="speed")
 app.add_typer(theory.app, name="theory")
