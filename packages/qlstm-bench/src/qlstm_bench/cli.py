@@ -11,6 +11,7 @@ import typer
 
 from qlstm_bench.commands import (
     asv,
+    compare,
     completion,
     datasets,
     demo,
@@ -47,6 +48,7 @@ app.command("datasets", help=datasets.HELP)(datasets.datasets)
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("sweep", help=sweep.HELP)(sweep.sweep)
 app.command("report", help=report.HELP)(report.report)
+app.command("compare", help=compare.HELP)(compare.compare)
 app.command("gradients", help=gradients.HELP)(gradients.gradients)
 app.command("pack", help=pack.HELP)(pack.pack)
 app.command("generate", help=generate.HELP)(generate.generate)

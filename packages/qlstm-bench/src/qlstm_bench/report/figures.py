@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from qlstm_bench.report.drawing import COLORS, DASHES, STYLE, drawable, plain, save_png, to_svg
 from qlstm_bench.report.records import Record
-from qlstm_bench.report.summary import lines
+from qlstm_bench.report.summary import Line, lines
 
 # Below this a gradient carries nothing: float32 has lost it beside the gradient at the loss.
 _SMALLEST_NORM = 1e-12
@@ -73,24 +73,24 @@ def draw_gradient_norms(axes: Axes, records: Sequence[Record], normalizers: Sequ
     axes.set_ylabel("‖∂ξ/∂hₜ‖ relative to the last step")
 
 
-def draw_sizes(records: Sequence[Record]) -> str:
+def draw_sizes(records: Sequence[Record], shapes: str = "quantizer", colors: str = "normalizer") -> str:
     """Return the figure of merit in test against the size of the recurrent layer, as SVG.
 
-    A colour for each normaliser, a shape for each quantizer; grey outlines are what the paper published for
-    layers of the same size.
+    Grey outlines are what the paper published for layers of the same size.
 
     Args:
         records: the runs of one section.
+        shapes: setting of a run whose values have a shape each.
+        colors: setting whose values have a colour each; one legend tells both where it is that of the shapes.
     """
-    normalizers = sorted({record.result.normalizer for record in records}, key=_none_first)
-    quantizers = list(by_quantizer(records))
+    found = lines(records)
+    markers, palette = _styles(found, shapes, _MARKERS), _styles(found, colors, COLORS)
     first = records[0].result
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.subplots()
-        for line in lines(records):
-            marker = _MARKERS[quantizers.index(line.config.quantizer) % len(_MARKERS)]
-            color = COLORS[normalizers.index(line.config.normalizer) % len(COLORS)]
+        for line in found:
+            marker, color = markers[getattr(line.config, shapes)], palette[getattr(line.config, colors)]
             mean, spread = drawable(line.mean("test")), drawable(line.spread("test"))
             if not math.isnan(mean):
                 size = line.records[0].result.storage_bytes / 1024
@@ -104,22 +104,40 @@ def draw_sizes(records: Sequence[Record]) -> str:
         axes.set_xscale("log")
         axes.set_xlabel("size of the recurrent layer as deployed, KB")
         axes.set_ylabel(f"{plain(first.metric_title)}, test")
-        shapes = [
+        alone = shapes == colors
+        handles = [
             Line2D(
-                [], [], color="0.3", marker=_MARKERS[number % len(_MARKERS)], linestyle="", label=plain(name)
+                [],
+                [],
+                color=palette[name] if alone else "0.3",
+                marker=marker,
+                linestyle="",
+                label=plain(name),
             )
-            for number, name in enumerate(quantizers)
-        ]
-        colors = [
-            Line2D([], [], color=COLORS[number % len(COLORS)], marker="o", linestyle="", label=plain(name))
-            for number, name in enumerate(normalizers)
+            for name, marker in markers.items()
         ]
         style = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
-        figure.legend(handles=shapes, title="quantizer", loc="outside right upper", **style)
-        figure.legend(
-            handles=colors, title="normaliser", loc="outside lower center", ncols=min(5, len(colors)), **style
-        )
+        figure.legend(handles=handles, title=_word(shapes), loc="outside right upper", **style)
+        if not alone:
+            handles = [
+                Line2D([], [], color=color, marker="o", linestyle="", label=plain(name))
+                for name, color in palette.items()
+            ]
+            columns = min(5, len(handles))
+            figure.legend(
+                handles=handles, title=_word(colors), loc="outside lower center", ncols=columns, **style
+            )
         return to_svg(figure)
+
+
+def _styles(found: Sequence[Line], setting: str, choices: Sequence[str]) -> dict[str, str]:
+    """Return a shape or colour for each value that a setting has."""
+    values = sorted({getattr(line.config, setting) for line in found}, key=_none_first)
+    return {value: choices[number % len(choices)] for number, value in enumerate(values)}
+
+
+def _word(setting: str) -> str:
+    return "normaliser" if setting == "normalizer" else setting
 
 
 def _look(record: Record, normalizers: Sequence[str]) -> dict[str, Any]:

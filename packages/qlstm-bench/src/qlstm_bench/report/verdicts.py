@@ -269,17 +269,25 @@ def _values(line: Line, figure: str, margin: Margin) -> list[float]:
     for record in line.records:
         if record.result.status == "failed":
             continue
-        value = _test(record, margin) if figure == "test" else _metric(record, figure, margin)
+        value = (
+            badness(record, relative=margin.relative) if figure == "test" else _metric(record, figure, margin)
+        )
         if math.isfinite(value):
             found.append(value)
     return found
 
 
-def _test(record: Record, margin: Margin) -> float:
+def badness(record: Record, *, relative: bool = False) -> float:
+    """Return a run's figure in test so that larger is worse; where it learnt nothing, without its input.
+
+    Args:
+        record: a run that has not failed.
+        relative: whether to take the natural logarithm.
+    """
     result = record.result
     sign = -1.0 if result.higher_is_better else 1.0
     value, baseline = (
-        sign * (_logarithm(figure) if margin.relative else figure)
+        sign * (_logarithm(figure) if relative else figure)
         for figure in (result.figure("test"), result.figure("baseline"))
     )
     return min(value, baseline) if result.learnt and not math.isnan(value) else baseline

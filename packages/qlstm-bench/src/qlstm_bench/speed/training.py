@@ -123,7 +123,7 @@ def compare_training_steps(
                 layers = _layers(shape, normalizers, quantizer, products, loops)
                 x = torch.randn(shape.steps, shape.batch, shape.input)
                 weight = torch.randn(shape.steps, shape.batch, shape.hidden)
-                cases = [Case(name, _step(*layer, x, weight)) for name, layer in layers.items()]
+                cases = [Case(name, training_step(*layer, x, weight)) for name, layer in layers.items()]
                 timings = interleaved(cases, rounds, done=part_of(done, finished, total, len(cases) * rounds))
             peer = timings[PEER]
             yield [
@@ -159,7 +159,16 @@ def _layers(
     return layers
 
 
-def _step(layer: nn.Module, loop: bool, x: Tensor, weight: Tensor) -> Callable[[], None]:
+def training_step(layer: nn.Module, loop: bool, x: Tensor, weight: Tensor) -> Callable[[], None]:
+    """Return what is timed: a forward and backward pass of a layer.
+
+    Args:
+        layer: returns its output first.
+        loop: whether it is to take the readable loop.
+        x: input ``(steps, batch, input)``.
+        weight: gradient of the output, of its shape.
+    """
+
     def step() -> None:
         for parameter in layer.parameters():
             parameter.grad = None

@@ -44,11 +44,13 @@ Seeds = (
 )
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a file, without keys beside its own."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Scale(_Strict):
+class Scale(Strict):
     """A size in which a sweep can be run; it changes and adds to what the file says for all sizes.
 
     Args:
@@ -68,7 +70,7 @@ class Scale(_Strict):
     exclude: list[Settings] = []
 
 
-class SweepFile(_Strict):
+class SweepFile(Strict):
     """What a sweep's YAML file holds.
 
     Args:
@@ -103,7 +105,7 @@ def read_file(document: Document) -> SweepFile:
     try:
         file = SweepFile.model_validate(document.value)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, document)) from error
+        raise ConfigError(first_mistake(error, document, {"": SweepFile, "scales": Scale})) from error
     scopes: list[tuple[Path, SweepFile | Scale]] = [((), file)]
     scopes += [(("scales", name), scale) for name, scale in file.scales.items()]
     for path, scope in scopes:
@@ -115,8 +117,14 @@ def read_file(document: Document) -> SweepFile:
     return file
 
 
-def _one_line(error: ValidationError, document: Document) -> str:
-    """Return the first thing that pydantic found, with its line and, for an unknown key, the nearest."""
+def first_mistake(error: ValidationError, document: Document, parts: Mapping[str, type[BaseModel]]) -> str:
+    """Return the first thing that pydantic found, with its line and, for an unknown key, the nearest.
+
+    Args:
+        error: of the file's model.
+        document: the file.
+        parts: models whose keys are allowed: of the file itself, as ``""``, and of what stands below a key.
+    """
     found = error.errors()
     # Of a union, the branch that the value came further in.
     first = max(
@@ -125,9 +133,12 @@ def _one_line(error: ValidationError, document: Document) -> str:
     path = first["loc"]
     while path and path not in document.lines:  # pydantic adds the branch of a union to the keys
         path = path[:-1]
-    where, name = document.where(path), str(path[-1])
+    where = document.where(path)
+    if first["type"] == "missing":
+        return f"{where}: no key {str(first['loc'][-1])!r} here, and it is needed"
+    name = str(path[-1])
     if first["type"] == "extra_forbidden":
-        known = Scale.model_fields if path[0] == "scales" else SweepFile.model_fields
+        known = parts.get(str(path[0]), parts[""]).model_fields
         hint = suggest(name, known)
         if name in RunConfig.model_fields:
             hint = "; a setting of the runs goes below 'settings' or 'grid'"

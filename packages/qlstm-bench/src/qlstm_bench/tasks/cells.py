@@ -11,7 +11,7 @@ from qlstm_core import Cell, cells_of
 from qlstm_core.plugins import PluginError, registry
 from qlstm_core.plugins.options import split_options
 
-_OPTIONS = ("rank", "groups")
+OPTION_SETTINGS = ("rank", "groups")
 """Options of cells that are settings of their own."""
 
 
@@ -29,7 +29,7 @@ def cell_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     text = settings.get("cell", "lstm")
     name, options = split_options(cells_of(registry).canonical(text))
-    own = {option: options.pop(option) for option in _OPTIONS if option in options}
+    own = {option: options.pop(option) for option in OPTION_SETTINGS if option in options}
     for option, value in own.items():
         if str(other := settings.get(option, value)) != value:
             raise ConfigError(f"{option}={other} and cell={text} differ: give one of them")
@@ -44,7 +44,7 @@ def check_cell(config: RunConfig) -> None:
         ConfigError: such a setting, with the cells that have it.
         PluginError: a cell that cannot be loaded.
     """
-    settings = ("proj", *_OPTIONS)
+    settings = ("proj", *OPTION_SETTINGS)
     given = {name: value for name in settings if (value := getattr(config, name)) is not None}
     for name, value in given.items():
         if name not in _taken(config.cell):

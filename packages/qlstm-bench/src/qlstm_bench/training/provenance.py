@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,3 +44,13 @@ def device_title(device: torch.device) -> str:
         return f"{device} ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
     return f"{device} ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
+
+
+def machine_title() -> str:
+    """Return processor, architecture, number of cores and system: what durations were measured on."""
+    processor = platform.processor()
+    with suppress(OSError, StopIteration):  # elsewhere than on Linux, whose platform.processor() says little
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = processor if processor not in ("", platform.machine()) else "CPU"
+    return f"{name}, {platform.machine()}, {os.cpu_count()} cores, {platform.system()}"

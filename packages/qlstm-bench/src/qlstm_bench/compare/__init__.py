@@ -1,0 +1,1 @@
+"""Methods beside rivals: fixed suites of tasks, shipped runs, and the page of a comparison."""
