@@ -17,6 +17,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from pydantic import BaseModel
 from pygments.lexers.special import TextLexer
 from sphinx.util.nodes import make_refnode
 
@@ -46,7 +47,10 @@ extensions = [
 myst_heading_anchors = 4
 default_role = "code"
 nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(pydantic|pluggy|pytest|torch\.utils\.hooks|PluginManager|Figure)\b.*")]
 autodoc_member_order = "bysource"
+napoleon_attr_annotations = False
+toc_object_entries_show_parents = "hide"
 maximum_signature_line_length = 88
 copybutton_prompt_text = "$ "
 copybutton_exclude = ".linenos, .gp, .go"
@@ -57,6 +61,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_extra_path = ["extra"]
 html_copy_source = False
+html_show_copyright = False
 html_math_renderer = "mathml"
 html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", "source_directory": ""}
 
@@ -74,6 +79,7 @@ def inventory(name: str) -> str:
 intersphinx_mapping = {
     "torch": ("https://docs.pytorch.org/docs/stable", inventory("torch")),
     "numpy": ("https://numpy.org/doc/stable", inventory("numpy")),
+    "pandas": ("https://pandas.pydata.org/docs", inventory("pandas")),
     "python": ("https://docs.python.org/3", inventory("python")),
 }
 
@@ -107,8 +113,36 @@ def refer(app: Any, env: Any, node: Any, content: Any) -> nodes.reference | None
     return nodes.reference("", "", content, internal=False, refuri=uri)
 
 
-_SIGNS = str.maketrans({"⊙": r"\odot ", "‖": r"\Vert ", "≈": r"\approx ", "−": "-", "∼": r"\sim "})
+_SIGNS = str.maketrans(
+    {
+        "⊙": r"\odot ", "‖": r"\Vert ", "≈": r"\approx ", "−": "-", "∼": r"\sim ", "×": r"\times ",
+        "…": r"\ldots ", "←": r"\leftarrow ",
+    }
+)  # fmt: skip
 """Signs that docutils' reader of formulas knows by command only."""
+
+
+def sign(
+    app: Any, what: str, name: str, value: Any, options: Any, arguments: str | None, result: str | None
+) -> tuple[str | None, str | None] | None:
+    """Leave out arguments of a pydantic model, which its description lists, and defaults that are no code."""
+    if what == "class" and issubclass(value, BaseModel):
+        return "", None
+    return (re.sub(r"<[^<>]*>", "...", arguments), result) if arguments else None
+
+
+_COLON = "\ue000"
+
+
+def hide_colon(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from taking what stands before a colon in an attribute's description for its type."""
+    if what in ("attribute", "property", "data"):
+        lines[:1] = [line.replace(":", _COLON) for line in lines[:1]]
+
+
+def show_colon(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Put back what :func:`hide_colon` has taken away, once napoleon is done."""
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
 
 
 def mathml(visitor: Any, node: Any) -> None:
@@ -125,5 +159,8 @@ def setup(app: Any) -> None:
     """Connect what this file adds to Sphinx."""
     app.connect("source-read", read)
     app.connect("missing-reference", refer)
+    app.connect("autodoc-process-signature", sign)
+    app.connect("autodoc-process-docstring", hide_colon, priority=400)
+    app.connect("autodoc-process-docstring", show_colon, priority=600)
     app.add_lexer("output", TextLexer)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))

@@ -43,8 +43,21 @@ def reference(module: str) -> str:
         if public != f"{module}.{name}":
             lines += [f"The same as {{py:obj}}`{public}`.", ""]
         else:
-            lines += ["```{eval-rst}", *_directive(public), "```", ""]
+            lines += ["```{eval-rst}", *_directive(public), "```", "", *_settings(module, name)]
     return "\n".join(lines)
+
+
+def _settings(module: str, name: str) -> list[str]:
+    """Return a table of the fields of a model whose fields have descriptions, as the settings of a run."""
+    fields = getattr(getattr(importlib.import_module(module), name), "model_fields", {})
+    described = {field: info for field, info in fields.items() if info.description}
+    if not described:
+        return []
+    rows = [
+        f"| `{field}` | {'' if info.is_required() else f'`{info.default}`'} | {info.description} |"
+        for field, info in described.items()
+    ]
+    return ["| field | default | |", "|---|---|---|", *rows, ""]
 
 
 def _directive(public: str) -> list[str]:
@@ -53,7 +66,12 @@ def _directive(public: str) -> list[str]:
     if inspect.ismodule(value):
         return [f".. automodule:: {public}", "   :members:"]
     if inspect.isclass(value):
-        return [f".. autoclass:: {public}", "   :members:", "   :show-inheritance:"]
+        return [
+            f".. autoclass:: {public}",
+            "   :members:",
+            "   :exclude-members: twin",
+            "   :show-inheritance:",
+        ]
     kind = "autofunction" if inspect.isfunction(value) else "autodata"
     return [f".. {kind}:: {public}", *(["   :no-value:"] if kind == "autodata" else [])]
 
