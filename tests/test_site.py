@@ -96,6 +96,7 @@ def test_the_reference_describes_every_exported_name_once(site: Any) -> None:
         ("qlstm_core.layers.route.choose_route", "qlstm_core.layers.route.choose_route", "layers/route.py"),
         ("qlstm_bench.training.run.resolve", "qlstm_bench.resolve", "training/run.py"),
         ("run_loop", "qlstm_core.layers.sequence.run_loop", "layers/sequence.py"),
+        ("fit_normalizers_", "qlstm_core.layers.from_float.fit_normalizers_", "layers/from_float.py"),
         ("qlstm_core.layers.norm_contract", "qlstm_core.layers.norm_contract", "layers/norm_contract.py"),
     ],
 )

@@ -131,6 +131,11 @@ def sign(
     return (re.sub(r"<[^<>]*>", "...", arguments), result) if arguments else None
 
 
+def bases(app: Any, name: str, value: Any, options: Any, found: list[Any]) -> None:
+    """Leave out that a class is an object."""
+    found[:] = [base for base in found if base is not object]
+
+
 _COLON = "\ue000"
 
 
@@ -160,6 +165,7 @@ def setup(app: Any) -> None:
     app.connect("source-read", read)
     app.connect("missing-reference", refer)
     app.connect("autodoc-process-signature", sign)
+    app.connect("autodoc-process-bases", bases)
     app.connect("autodoc-process-docstring", hide_colon, priority=400)
     app.connect("autodoc-process-docstring", show_colon, priority=600)
     app.add_lexer("output", TextLexer)

@@ -66,14 +66,22 @@ def _directive(public: str) -> list[str]:
     if inspect.ismodule(value):
         return [f".. automodule:: {public}", "   :members:"]
     if inspect.isclass(value):
-        return [
-            f".. autoclass:: {public}",
-            "   :members:",
-            "   :exclude-members: twin",
-            "   :show-inheritance:",
-        ]
+        options = ["   :members:", "   :exclude-members: twin", "   :show-inheritance:"]
+        return [f".. autoclass:: {public}", *options, *_inherited(value)]
     kind = "autofunction" if inspect.isfunction(value) else "autodata"
     return [f".. {kind}:: {public}", *(["   :no-value:"] if kind == "autodata" else [])]
+
+
+def _inherited(value: type) -> list[str]:
+    """Return the option that shows what a class has from classes of ours that are not in the reference."""
+    elsewhere = [
+        base
+        for base in value.__mro__[1:]
+        if not base.__module__.startswith("qlstm_") or (base.__module__, base.__qualname__) in exported()
+    ]
+    if len(elsewhere) == len(value.__mro__) - 1:
+        return []
+    return [f"   :inherited-members: {', '.join(base.__name__ for base in elsewhere)}"]
 
 
 def locate(target: str) -> tuple[str, Path | None] | None:
@@ -114,6 +122,8 @@ def _readings(target: str) -> Iterator[tuple[str, str]]:
         defining = importlib.import_module(module_name)
         yield from _within(defining, target.split("."))
         yield from _within(defining, [*name.split("."), *target.split(".")])
+    for module_name in sorted(name for name in sys.modules if name.startswith("qlstm_")):
+        yield from _within(sys.modules[module_name], target.split("."))
 
 
 def _within(module: Any, path: list[str]) -> Iterator[tuple[str, str]]:
