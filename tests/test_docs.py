@@ -20,8 +20,27 @@ from qlstm_core.plugins import hookspecs, registry
 from qlstm_core.testing.runner import CELL_CHECKS, NORMALIZER_CHECKS, QUANTIZER_CHECKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("packages/*/README.md")])
-LANGUAGES = {"python", "output", "console", "bash", "text", "toml", "yaml", "json", "cpp", "mermaid"}
+PAGES = sorted(
+    [
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/site/*.md"),
+        ROOT / "README.md",
+        *ROOT.glob("packages/*/README.md"),
+    ]
+)
+LANGUAGES = {
+    "python",
+    "output",
+    "console",
+    "bash",
+    "text",
+    "toml",
+    "yaml",
+    "json",
+    "cpp",
+    "mermaid",
+    "{toctree}",
+}
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
 
 

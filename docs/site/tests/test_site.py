@@ -18,7 +18,9 @@ from urllib.parse import unquote, urljoin, urlparse
 
 import pytest
 
-SITE = Path(__file__).parents[3] / "build" / "site"
+ROOT = Path(__file__).parents[3]
+SITE = ROOT / "build" / "site"
+HOST = "https://github.com/qlstm/qlstm"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 PAGES = sorted(
@@ -75,6 +77,17 @@ def test_links_and_pictures_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_is_fetched_from_elsewhere(name: str) -> None:
     assert [target for target in page(name).loaded if urlparse(target).scheme not in ("", "data")] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_to_the_code_host_lead_to_files(name: str) -> None:
+    own = [re.fullmatch(rf"{HOST}/(blob|tree|raw)/main/([^?#]+)\S*", target) for target in page(name).targets]
+    missing = [
+        match[2]
+        for match in own
+        if match and not ((ROOT / match[2]).is_dir() if match[1] == "tree" else (ROOT / match[2]).is_file())
+    ]
+    assert missing == []
 
 
 # Shows each page in a frame as wide as a phone, and the search with a query; notes what is seen.
