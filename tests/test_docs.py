@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import runpy
 import sys
 import textwrap
 import types
@@ -19,8 +20,27 @@ from qlstm_core.plugins import hookspecs, registry
 from qlstm_core.testing.runner import CELL_CHECKS, NORMALIZER_CHECKS, QUANTIZER_CHECKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("packages/*/README.md")])
-LANGUAGES = {"python", "output", "console", "bash", "text", "toml", "yaml", "json", "cpp", "mermaid"}
+PAGES = sorted(
+    [
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/site/*.md"),
+        ROOT / "README.md",
+        *ROOT.glob("packages/*/README.md"),
+    ]
+)
+LANGUAGES = {
+    "python",
+    "output",
+    "console",
+    "bash",
+    "text",
+    "toml",
+    "yaml",
+    "json",
+    "cpp",
+    "mermaid",
+    "{toctree}",
+}
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -91,10 +111,7 @@ def test_examples_run(page: Path, namespace: types.ModuleType, capsys: pytest.Ca
             printed = capsys.readouterr().out
 
 
-PUBLIC = {
-    "qlstm_core", "qlstm_core.packed", "qlstm_core.plugins", "qlstm_core.testing",
-    "qlstm_quant", "qlstm_norm", "qlstm_bench", "qlstm_bench.benchmarks",
-}  # fmt: skip
+PUBLIC = set(runpy.run_path(str(ROOT / "docs" / "site" / "reference.py"))["MODULES"])
 """The modules whose exported names stay; where other files lie may change."""
 
 

@@ -156,8 +156,9 @@ class Embedding(_Matrix, nn.Embedding):
         words = Embedding(10000, 300, quantizer="uniform:bits=4,per_row=true")
 
     Args:
-        num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, device,
-            dtype: as torch.nn.Embedding, which has ``from_pretrained`` too.
+        num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse: as
+            torch.nn.Embedding, which has ``from_pretrained`` too.
+        device, dtype: as torch.nn.Embedding.
         quantizer: a name, a name with options, or a :class:`qlstm_core.Quantizer`; it sees the weight as the
             matrix of one gate, ``(1, num_embeddings, embedding_dim)``. With ``per_row=true`` each word has
             scales of its own.
