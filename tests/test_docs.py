@@ -6,6 +6,8 @@ import ast
 import importlib
 import inspect
 import re
+import shutil
+import subprocess
 import sys
 import textwrap
 import types
@@ -20,7 +22,9 @@ from qlstm_core.testing.runner import CELL_CHECKS, NORMALIZER_CHECKS, QUANTIZER_
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("packages/*/README.md")])
-LANGUAGES = {"python", "output", "console", "bash", "text", "toml", "yaml", "json", "cpp", "mermaid"}
+LANGUAGES = {
+    *("python", "output", "console", "bash", "text", "toml", "yaml", "json", "c", "cpp", "cmake", "mermaid")
+}
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -92,7 +96,7 @@ def test_examples_run(page: Path, namespace: types.ModuleType, capsys: pytest.Ca
 
 
 PUBLIC = {
-    "qlstm_core", "qlstm_core.packed", "qlstm_core.plugins", "qlstm_core.testing",
+    "qlstm_core", "qlstm_core.export", "qlstm_core.packed", "qlstm_core.plugins", "qlstm_core.testing",
     "qlstm_quant", "qlstm_norm", "qlstm_bench",
 }  # fmt: skip
 """The modules whose exported names stay; where other files lie may change."""
@@ -244,3 +248,19 @@ def test_the_recipe_names_settings_as_they_are() -> None:
     assert {name for name, _ in methods} == kinds.keys()
     for name, options in methods:
         resolve({"steps": 1, kinds[name]: f"{name}:{options}"})
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_c_program_answers_each_number_as_the_packed_network_does(namespace: types.ModuleType) -> None:
+    page = ROOT / "docs" / "exporting-to-c.md"
+    for block in examples(page):
+        run(block.code, namespace, str(page), block.line)
+    program = next(block.code for block in blocks(page) if block.language == "c")
+    Path("main.c").write_text(program, encoding="utf-8")
+    console = next(b.code for b in blocks(page) if b.language == "console" and b.code.startswith("cc "))
+    done = subprocess.run(console, shell=True, capture_output=True, text=True, check=True, timeout=120)
+    state, wanted = None, []
+    for number in (0.5, -0.25):
+        y, state = namespace.packed.step(namespace.torch.tensor([number]), state)
+        wanted.append(float(y))
+    assert [float(line) for line in done.stdout.split()] == pytest.approx(wanted, abs=1e-5)

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qlstm_core import __version__, terminal
@@ -97,6 +98,17 @@ examples:
   qlstm warmup model.safetensors
   qlstm warmup --activation-bits 8
   QLSTM_KERNEL=portable qlstm warmup
+"""
+
+_EXPORT_DESCRIPTION = """\
+Write a packed network as C: DIR/NAME.h and DIR/NAME.c, which need nothing but the C library and run on any
+processor. The header says how they are called; docs/exporting-to-c.md says how they are compiled. DIR may
+hold what an export wrote, and nothing else.
+"""
+
+_EXPORT_EPILOG = """\
+example:
+  qlstm export chars.safetensors --to c --out exported
 """
 
 
@@ -201,6 +213,17 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         help="8, 12 or 16; default: 12, or as saved",
     )
 
+    summary = "write a packed network for programs without Python"
+    export = command("export", _export, summary, _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
+    export.add_argument("file", metavar="FILE", help="what PackedLSTM.save wrote")
+    export.add_argument(
+        "--to", required=True, choices=("c",), metavar="FORM", help="c: a header and a C99 file"
+    )
+    export.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for the files; made where it is missing"
+    )
+    export.add_argument("--name", help="begins all names in C; default: the file's name without its ending")
+
     return parser, dict(commands.choices)
 
 
@@ -257,6 +280,24 @@ def _warmup(options: argparse.Namespace) -> int:
     from qlstm_core.packed.warmup import warm
 
     print(warm(network, options.activation_bits or bits, printable(options.file)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    network, bits = _read(options.file)
+    from qlstm_core.export.c import export_network
+
+    try:
+        name = Path(options.file).stem if options.name is None else options.name
+        export = export_network(network, bits, options.out, name)
+    except ValueError as error:
+        raise _InputError(str(error)) from error
+    except OSError as error:
+        raise _InputError(f"{options.out}: {error.strerror or error}") from error
+    print(printable(f"{export.header} and {export.source.name}"))
+    print(
+        f"{export.constant_bytes:,} bytes of constants, {export.state_bytes:,} bytes of state for each stream"
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ from qlstm_core.printable import printable
 def summarize(network: Network, activation_bits: int) -> list[str]:
     """Return lines that say what ``network`` is, what each part of it takes, and how it will run here."""
     config = network.config
-    lines = [_title(config), *(printable(f"{name} {label}") for name, label in config.labels.items())]
+    lines = [title(config), *(printable(f"{name} {label}") for name, label in config.labels.items())]
     lines.append(f"runs with kernel {choose().name}, {activation_bits}-bit tables")
     rows = [("PART", "SHAPE", "STORED AS", "BYTES")]
     for (layer, direction), cell in zip(config.cells(), network.cells, strict=True):
@@ -33,7 +33,8 @@ def summarize(network: Network, activation_bits: int) -> list[str]:
     return lines
 
 
-def _title(config: Config) -> str:
+def title(config: Config) -> str:
+    """Return the family and the sizes of a network in one line."""
     kind = config.cell.name.upper()
     if config.rank is not None:
         kind = f"factorized {kind} of rank {config.rank}"
