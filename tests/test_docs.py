@@ -7,6 +7,8 @@ import importlib
 import inspect
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import textwrap
 import types
@@ -37,7 +39,9 @@ LANGUAGES = {
     "toml",
     "yaml",
     "json",
+    "c",
     "cpp",
+    "cmake",
     "mermaid",
     "{toctree}",
 }
@@ -261,3 +265,19 @@ def test_the_recipe_names_settings_as_they_are() -> None:
     assert {name for name, _ in methods} == kinds.keys()
     for name, options in methods:
         resolve({"steps": 1, kinds[name]: f"{name}:{options}"})
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_c_program_answers_each_number_as_the_packed_network_does(namespace: types.ModuleType) -> None:
+    page = ROOT / "docs" / "exporting-to-c.md"
+    for block in examples(page):
+        run(block.code, namespace, str(page), block.line)
+    program = next(block.code for block in blocks(page) if block.language == "c")
+    Path("main.c").write_text(program, encoding="utf-8")
+    console = next(b.code for b in blocks(page) if b.language == "console" and b.code.startswith("cc "))
+    done = subprocess.run(console, shell=True, capture_output=True, text=True, check=True, timeout=120)
+    state, wanted = None, []
+    for number in (0.5, -0.25):
+        y, state = namespace.packed.step(namespace.torch.tensor([number]), state)
+        wanted.append(float(y))
+    assert [float(line) for line in done.stdout.split()] == pytest.approx(wanted, abs=1e-5)

@@ -69,14 +69,14 @@ def test_building_a_layer_by_name_imports_nothing_heavy() -> None:
 
 
 def test_what_is_exported_is_imported_when_it_is_used() -> None:
-    assert third_party_imports("import qlstm_bench, qlstm_core.packed") == {
+    assert third_party_imports("import qlstm_bench, qlstm_core.export, qlstm_core.packed") == {
         "qlstm_bench",
         "qlstm_core",
         "pluggy",
     }
 
 
-@pytest.mark.parametrize("package", ["qlstm_core", "qlstm_core.packed", "qlstm_bench"])
+@pytest.mark.parametrize("package", ["qlstm_core", "qlstm_core.export", "qlstm_core.packed", "qlstm_bench"])
 def test_every_exported_name_is_there(package: str) -> None:
     module = import_module(package)
     assert [name for name in module.__all__ if not hasattr(module, name)] == []

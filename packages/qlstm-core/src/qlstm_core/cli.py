@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qlstm_core import __version__, terminal
@@ -133,6 +134,18 @@ examples:
 SHELLS = ("bash", "zsh", "fish")
 """What there is completion for."""
 
+_EXPORT_DESCRIPTION = """\
+Write a packed network as C: DIR/NAME.h and DIR/NAME.c, which need nothing but the C library and run on any
+processor. The header says how they are called; docs/exporting-to-c.md says how they are compiled. DIR may
+hold what an export wrote, and nothing else.
+"""
+
+_EXPORT_EPILOG = """\
+example:
+  qlstm export chars.safetensors --to c --out exported
+"""
+
+
 _Command = Callable[[argparse.Namespace], int]
 
 _AS_WRITTEN: dict[str, Any] = {
@@ -244,6 +257,17 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     completion = command("completion", _completion, summary, _COMPLETION_DESCRIPTION, _COMPLETION_EPILOG)
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
 
+    summary = "write a packed network for programs without Python"
+    export = command("export", _export, summary, _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
+    export.add_argument("file", metavar="FILE", help="what PackedLSTM.save wrote")
+    export.add_argument(
+        "--to", required=True, choices=("c",), metavar="FORM", help="c: a header and a C99 file"
+    )
+    export.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for the files; made where it is missing"
+    )
+    export.add_argument("--name", help="begins all names in C; default: the file's name without its ending")
+
     return parser, dict(commands.choices)
 
 
@@ -339,6 +363,29 @@ def _warmup(options: argparse.Namespace) -> int:
     from qlstm_core.packed.warmup import warm
 
     print(warm(network, options.activation_bits or bits, printable(options.file)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    content, bits = _read(options.file)
+    from qlstm_core.export.c import export_network
+    from qlstm_core.packed.network import Network
+
+    if not isinstance(content, Network):
+        raise _InputError(
+            f"{options.file}: a whole model, and layers alone are exported: give what pack(layer).save wrote"
+        )
+    try:
+        name = Path(options.file).stem if options.name is None else options.name
+        export = export_network(content, bits, options.out, name)
+    except ValueError as error:
+        raise _InputError(str(error)) from error
+    except OSError as error:
+        raise _InputError(f"{options.out}: {error.strerror or error}") from error
+    print(printable(f"{export.header} and {export.source.name}"))
+    print(
+        f"{export.constant_bytes:,} bytes of constants, {export.state_bytes:,} bytes of state for each stream"
+    )
     return 0
 
 

@@ -152,7 +152,7 @@ NORMALIZERS = [None, None, RowLength, Features, RootMeanSquare, Batch, FeaturesA
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> RecurrentLayer:
+def layers(draw: st.DrawFn, largest: int = 40) -> RecurrentLayer:
     family = draw(st.sampled_from([LSTM, LSTM, GRU, FactorizedLSTM, GroupedLSTM]))
     options: dict[str, Any] = {
         "num_layers": draw(st.integers(1, 3)),
@@ -160,10 +160,11 @@ def layers(draw: st.DrawFn) -> RecurrentLayer:
         "batch_first": draw(st.booleans()),
         "bidirectional": draw(st.booleans()),
     }
-    size, hidden = draw(st.integers(1, 40)), draw(st.integers(2, 40))
+    size, hidden = draw(st.integers(1, largest)), draw(st.integers(2, largest))
     projected = family is not GRU and draw(st.booleans())
     if family is GroupedLSTM:
-        size, hidden = 4 * draw(st.integers(1, 9)), 4 * draw(st.integers(2, 9))
+        most = largest // 4 - 1
+        size, hidden = 4 * draw(st.integers(1, most)), 4 * draw(st.integers(2, most))
         options["groups"] = draw(st.sampled_from([1, 2, 4, (4, 2, 4)[: options["num_layers"]]]))
         options["proj_size"] = hidden - 4 if projected else 0
     elif projected:
