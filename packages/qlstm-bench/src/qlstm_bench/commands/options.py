@@ -12,6 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from qlstm_bench.errors import BenchError
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON list for programs.")]
 """The option of a command that lists something."""
 
