@@ -68,6 +68,13 @@ def test_every_page_is_in_the_navigation() -> None:
     assert set(listed) == pages | elsewhere
 
 
+def test_the_gallery_shows_every_picture() -> None:
+    shown = re.findall(r"^!\[[^\]]+\]\((\S+)\)$", (SITE / "gallery.md").read_text("utf-8"), re.MULTILINE)
+    pictures = {*ROOT.glob("results/**/*.png"), *ROOT.glob("docs/images/*.png")}
+    assert len(shown) == len(set(shown))
+    assert {(SITE / path).resolve() for path in shown} == {path.resolve() for path in pictures}
+
+
 def test_every_public_module_has_a_page_of_the_reference(site: Any) -> None:
     pages = [page.read_text("utf-8") for page in (SITE / "reference").glob("*.md")]
     made = re.findall(r"<!-- site: reference ([\w.]+) -->", "\n".join(pages))
