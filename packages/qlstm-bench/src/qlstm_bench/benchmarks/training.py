@@ -27,7 +27,7 @@ class _Step:
         torch.set_num_threads(1)
         steps, batch, features, hidden = map(int, shape.split(","))
         if kind == "torch":
-            self.layer = torch.nn.LSTM(features, hidden)
+            self.layer: torch.nn.Module = torch.nn.LSTM(features, hidden)
         else:
             options = {"quantizer": quantizer, "normalizer": normalizer}
             if kind in FAMILIES:

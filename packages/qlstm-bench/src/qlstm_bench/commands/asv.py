@@ -37,7 +37,7 @@ Then:
 
 app = typer.Typer(rich_markup_mode=None, help=HELP, no_args_is_help=True)
 
-_SUITE = {
+_SUITE: dict[str, dict[str, tuple[str, ...]]] = {
     "quantizer": {
         "accuracy": ("Characters", "Digits"),
         "gradients": ("Characters", "Digits"),

@@ -75,14 +75,16 @@ def _describe(
     parser.add_argument("--help", action="help", help="show what a command does and end")
     annotations = _annotations(command.callback)
     for parameter in command.params:
-        about = {"help": _first_line(getattr(parameter, "help", None))}
+        about = _first_line(getattr(parameter, "help", None))
         if parameter.param_type_name == "argument":
-            action = parser.add_argument(parameter.name, nargs="*" if parameter.nargs < 0 else "?", **about)
+            action = parser.add_argument(
+                parameter.name, nargs="*" if parameter.nargs < 0 else "?", help=about
+            )
         elif parameter.is_flag:
-            parser.add_argument(*parameter.opts, *parameter.secondary_opts, action="store_true", **about)
+            parser.add_argument(*parameter.opts, *parameter.secondary_opts, action="store_true", help=about)
             continue
         else:
-            action = parser.add_argument(*parameter.opts, **about)
+            action = parser.add_argument(*parameter.opts, help=about)
         kinds = set(_types(annotations.get(parameter.name)))
         metavar = parameter.metavar or ""
         if Path in kinds:

@@ -11,7 +11,7 @@ import typer
 from qlstm_bench.commands.options import AsJson
 
 if TYPE_CHECKING:
-    from qlstm_bench.tasks import TaskSpec
+    from qlstm_bench.tasks.task import TaskSpec
     from qlstm_core.plugins import Catalogue
 
 HELP = """List the tasks of all installed plugins, or show one: its figure of merit, options and settings.

@@ -172,7 +172,7 @@ def _print_list(as_json: bool) -> None:
     from qlstm_bench.theory import installed_experiments, loadable_experiments
 
     specs = installed_experiments()
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "name": name,
             "summary": specs[name].summary,
