@@ -190,6 +190,7 @@ def _describe(comparison: Comparison) -> str:
     shipped = len(comparison.runs) - len(comparison.untrained)
     file = comparison.suite.file
     runs = f"{len(comparison.runs)} runs, {shipped} of them shipped"
+    runs += f"; a quantizer takes about {file.minutes:g} minute{'' if file.minutes == 1 else 's'} of one core"
     first = f"{shorten(file.title)} (version {file.version}): {runs}"
     return "\n".join([first, *(shorten(remark, 400) for remark in comparison.remarks)])
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from qlstm_bench.config import ConfigError, RunConfig
 from qlstm_bench.errors import BenchError
@@ -86,7 +86,7 @@ class SuiteFile(Strict):
     speed: Annotated[str, AfterValidator(_shape)]
 
 
-_PARTS = {"": SuiteFile, "tasks": SuiteTask, "rivals": Rivals}
+_PARTS: dict[str, type[BaseModel]] = {"": SuiteFile, "tasks": SuiteTask, "rivals": Rivals}
 
 
 @dataclass(frozen=True)
