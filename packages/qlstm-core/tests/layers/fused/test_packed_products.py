@@ -64,10 +64,12 @@ def results(layer: RecurrentLayer, x: Any, state: Any = None) -> tuple[Tensor, T
 
 
 def errors(layer: RecurrentLayer, products: str, x: Any, state: Any = None) -> list[float]:
-    """Return the relative errors of outputs and gradients against exact products."""
+    """Return the relative errors of outputs and gradients against the readable loop."""
     packed = copy.deepcopy(layer)
     packed.products = products
-    got, expected = results(packed, x, state), results(layer, x, state)
+    got = results(packed, x, state)
+    with readable_loop():
+        expected = results(layer, x, state)
     return [float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True)]
 
 

@@ -64,7 +64,7 @@ def _lift(peak: Any) -> Any:
     """Return the power of two that a vector with this peak is divided by, 1 for one of ordinary size."""
     if peak == 0 or _SMALL <= peak <= _LARGE:
         return np.float32(1)
-    exponent = (np.float32(peak).view(np.int32) >> 23) - 127
+    exponent = int(np.float32(peak).view(np.int32) >> 23) - 127
     return np.int32((min(max(exponent, -_FARTHEST), _FARTHEST) + 127) << 23).view(np.float32)
 
 
@@ -215,8 +215,8 @@ def in_bits(
     terms, planes = (levels.planes, 1) if free else (1, levels.planes)
     scales, offsets, factors = levels.scales, levels.offset, np.zeros((0, groups * columns), np.float32)
     if transposed:
-        ratios = np.ones(1, np.float32) if free else levels.ratios
-        factors = levels.scales if free else levels.scales[:1] / ratios[0]
+        ratios = np.ones(1, np.float32) if levels.ratios is None else levels.ratios
+        factors = levels.scales if levels.ratios is None else levels.scales[:1] / ratios[0]
         factors = np.ascontiguousarray(factors.reshape(terms, groups * columns))
         scales = np.broadcast_to(ratios[:, None, None], (planes, terms * groups, lines))
         if offsets is not None:  # of a grid, and so half a unit

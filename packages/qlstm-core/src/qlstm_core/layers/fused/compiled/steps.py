@@ -150,7 +150,10 @@ class CompiledSteps:
         first, second = ("recurrent", "") if given.inner is None else ("inner", "recurrent")
         h, c, hidden, y = buffers
         matrices = Matrices(
-            *(self._pack(name, forward=True) for name in ("weight_x", first, second, "projection")),
+            input=self._pack("weight_x", forward=True),
+            first=self._pack(first, forward=True),
+            second=self._pack(second, forward=True),
+            projection=self._pack("projection", forward=True),
             factored=given.inner is not None,
             projected=given.projection is not None,
         )
@@ -178,11 +181,12 @@ class CompiledSteps:
         """See TimeSteps."""
         given = self.arguments
         self.sums = Sums.new(self.plan, buffers.dh, self.parts)
-        second = "" if given.inner is None else "inner"
         dy, dh, dc, d_hidden, dx, dp, hidden, d_outputs, initial = buffers
         self.matrices = Matrices(
-            self._pack("weight_x" if self.fresh else "", forward=True),
-            *(self._pack(name, forward=False) for name in ("recurrent", second, "projection")),
+            input=self._pack("weight_x" if self.fresh else "", forward=True),
+            first=self._pack("recurrent", forward=False),
+            second=self._pack("" if given.inner is None else "inner", forward=False),
+            projection=self._pack("projection", forward=False),
             factored=given.inner is not None,
             projected=given.projection is not None,
         )
