@@ -381,7 +381,9 @@ def _export(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise _InputError(str(error)) from error
     except OSError as error:
-        raise _InputError(f"{options.out}: {error.strerror or error}") from error
+        # Without a number of the system's, it is ours and names the folder.
+        message = f"{options.out}: {error.strerror}" if error.strerror else str(error)
+        raise _InputError(message) from error
     print(printable(f"{export.header} and {export.source.name}"))
     print(
         f"{export.constant_bytes:,} bytes of constants, {export.state_bytes:,} bytes of state for each stream"

@@ -153,7 +153,7 @@ def check(target: Target, data: st.DataObject, count: int) -> None:
 
 @pytest.mark.parametrize("target", targets("x86-64", "x86-64-avx2"))
 @given(st.data())
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_c_computes_what_the_packed_network_computes(target, data):
     check(target, data, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import struct
 import subprocess
@@ -57,7 +58,7 @@ class Target:
 
 
 def _zig(target: str, *options: str) -> list[str]:
-    return [sys.executable, "-m", "ziglang", "cc", "-target", target, "-O1", *options]
+    return [sys.executable, "-m", "ziglang", "cc", "-target", target, "-O2", *options]
 
 
 SANITIZED = ["-O1", "-fno-sanitize-recover=all"]
@@ -100,7 +101,12 @@ def compiled(target: Target, networks: list[Any]) -> Iterator[Program]:
         )
         program = folder / "program"
         command = [*target.compiler, *STRICT, "-I", str(_SUPPORT), "-o", str(program), *map(str, sources)]
-        done = subprocess.run([*command, "-lm"], capture_output=True, timeout=600, check=False)
+        # Where there is no home, zig does not know where to keep the C libraries that it builds.
+        cache = {"ZIG_GLOBAL_CACHE_DIR": str(Path(tempfile.gettempdir(), "qlstm-zig"))}
+        environment = os.environ if "HOME" in os.environ else os.environ | cache
+        done = subprocess.run(
+            [*command, "-lm"], capture_output=True, env=environment, timeout=600, check=False
+        )
         assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
         yield Program(target, program)
 
