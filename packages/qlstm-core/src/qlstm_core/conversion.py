@@ -26,7 +26,7 @@ MATRICES: dict[type[nn.Module], type[Linear] | type[Embedding]] = {
 }
 _READ_BY_OTHERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Modules that read the weights of the layers in them without calling these."""
-_WITHOUT_COUNTERPART = (nn.RNN, nn.RNNCellBase, nn.EmbeddingBag)
+_WITHOUT_COUNTERPART: tuple[type[nn.Module], ...] = (nn.RNN, nn.RNNCellBase, nn.EmbeddingBag)
 """Layers of torch that are named in the report, since they are of a kind, and cannot be replaced."""
 
 Filter = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -136,10 +136,9 @@ def convert(
     filters = _filters(only)
     if not inplace:
         model = copy.deepcopy(model)
+    kinds: tuple[type[nn.Module], ...] = (*RECURRENT, *MATRICES, *_WITHOUT_COUNTERPART)
     found: dict[str, nn.Module] = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (*RECURRENT, *MATRICES, *_WITHOUT_COUNTERPART))
+        name: module for name, module in model.named_modules() if isinstance(module, kinds)
     }
     readers: dict[str, nn.Module] = {
         name: module for name, module in model.named_modules() if isinstance(module, _READ_BY_OTHERS)
