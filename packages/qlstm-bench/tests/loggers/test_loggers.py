@@ -152,15 +152,22 @@ def test_mlflow_holds_settings_figures_and_fate(
 
 
 def records(path: Path) -> list[Any]:
-    """Return what a file of Weights & Biases holds: seven bytes, then a log of LevelDB, in one block."""
+    """Return what a file of Weights & Biases holds: seven bytes, then a LevelDB log in blocks of 32 KiB."""
     wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    content, found, position = path.read_bytes(), [], 7
+    content, found, position, begun = path.read_bytes(), [], 7, b""
     assert content[:4] == b":W&B"
     while position < len(content):
-        _, length, _ = struct.unpack_from("<IHB", content, position)
-        found.append(wandb_internal_pb2.Record())
-        found[-1].ParseFromString(content[position + 7 : position + 7 + length])
+        left = 32768 - position % 32768
+        if left < 7:  # too little for a head: the next is in the next block
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        begun += content[position + 7 : position + 7 + length]
         position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            found.append(wandb_internal_pb2.Record())
+            found[-1].ParseFromString(begun)
+            begun = b""
     return found
 
 
