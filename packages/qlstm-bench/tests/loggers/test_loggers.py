@@ -184,7 +184,7 @@ def test_wandb_holds_settings_figures_and_fate_offline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Read from its files. Without a checkpoint the training started again: so did its record."""
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     connect, reached = socket.socket.connect, []
@@ -196,6 +196,7 @@ def test_wandb_holds_settings_figures_and_fate_offline(
     monkeypatch.setattr(socket.socket, "connect", note)
     settings = {**tiny, "log": ["wandb"], "quantizer": "bwn"}
     outcome = interrupted_and_finished(settings, tmp_path / "runs", interrupter, checkpoint=checkpoint)
+    wandb.teardown()  # its process has then written all
     hosts = {address[0] for address in reached if isinstance(address, tuple)}
     assert hosts <= {"127.0.0.1", "::1"}, "its own process, and no network"
     first, second = sorted(outcome.run.directory.glob("wandb/offline-run-*/*.wandb"))
