@@ -152,15 +152,22 @@ def test_mlflow_holds_settings_figures_and_fate(
 
 
 def records(path: Path) -> list[Any]:
-    """Return what a file of Weights & Biases holds: seven bytes, then a log of LevelDB, in one block."""
+    """Return what a file of Weights & Biases holds: seven bytes, then a LevelDB log in blocks of 32 KiB."""
     wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    content, found, position = path.read_bytes(), [], 7
+    content, found, position, begun = path.read_bytes(), [], 7, b""
     assert content[:4] == b":W&B"
     while position < len(content):
-        _, length, _ = struct.unpack_from("<IHB", content, position)
-        found.append(wandb_internal_pb2.Record())
-        found[-1].ParseFromString(content[position + 7 : position + 7 + length])
+        left = 32768 - position % 32768
+        if left < 7:  # too little for a head: the next is in the next block
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        begun += content[position + 7 : position + 7 + length]
         position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            found.append(wandb_internal_pb2.Record())
+            found[-1].ParseFromString(begun)
+            begun = b""
     return found
 
 
@@ -177,7 +184,7 @@ def test_wandb_holds_settings_figures_and_fate_offline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Read from its files. Without a checkpoint the training started again: so did its record."""
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     connect, reached = socket.socket.connect, []
@@ -189,9 +196,11 @@ def test_wandb_holds_settings_figures_and_fate_offline(
     monkeypatch.setattr(socket.socket, "connect", note)
     settings = {**tiny, "log": ["wandb"], "quantizer": "bwn"}
     outcome = interrupted_and_finished(settings, tmp_path / "runs", interrupter, checkpoint=checkpoint)
+    wandb.teardown()  # its process has then written all
     hosts = {address[0] for address in reached if isinstance(address, tuple)}
     assert hosts <= {"127.0.0.1", "::1"}, "its own process, and no network"
-    first, second = sorted(outcome.run.directory.glob("wandb/offline-run-*/*.wandb"))
+    files = outcome.run.directory.glob("wandb/offline-run-*/*.wandb")  # whose names tell seconds
+    first, second = sorted(files, key=lambda path: max(one.history.step.num for one in records(path)))
     assert (first.stem == second.stem) == (checkpoint == 0), "goes on under its id, or begins another"
     rows = {row["step"]: row for row in outcome.run.metrics()}
     for path, begun in ((first, 1), (second, 7 if checkpoint == 0 else 1)):
