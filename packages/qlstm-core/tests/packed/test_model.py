@@ -307,6 +307,22 @@ def test_a_sequence_of_modules_lists_its_stages_itself():
     torch.testing.assert_close(packed(tokens)[1][0], state[0], atol=5e-3, rtol=0)
 
 
+def test_sequences_and_streams_begin_from_the_learned_state():
+    torch.manual_seed(0)
+    layer = LSTM(9, 8, quantizer=Sign())
+    start = InitialState(layer)
+    with torch.no_grad():
+        for part in start.parameters():
+            part.normal_()
+    model = Words(9, None, [layer], Linear(8, 9), start).eval()
+    tokens = torch.randint(9, (4, 3))
+    packed = pack(model, 16)
+    with torch.no_grad():
+        wanted = model(tokens)[0]
+    torch.testing.assert_close(packed(tokens)[0], wanted, atol=1e-3, rtol=0)
+    torch.testing.assert_close(packed.step(tokens[0])[0], wanted[0], atol=1e-3, rtol=0)
+
+
 def test_what_is_packed_already_is_a_stage():
     model = language_model()
     wanted = pack(model)
