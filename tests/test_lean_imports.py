@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,22 @@ def test_building_a_layer_by_name_imports_nothing_heavy() -> None:
     imported = third_party_imports(statement)
     assert "qlstm_quant" in imported
     assert imported.isdisjoint(HEAVY)
+
+
+def test_a_packed_network_is_looked_at_converted_and_copied_without_a_compiler(tmp_path: Path) -> None:
+    file = tmp_path / "layer.safetensors"
+    statement = f"""
+import copy, pickle
+from qlstm_core import LSTM, convert, load_packed, pack
+from qlstm_core.cli import main
+convert(torch.nn.LSTM(3, 4), "bwn")
+packed = pack(LSTM(3, 4, quantizer="bwn", normalizer="layer").eval())
+packed.save({str(file)!r})
+main(["inspect", {str(file)!r}])
+assert pickle.loads(pickle.dumps(load_packed({str(file)!r}))).nbytes == copy.deepcopy(packed).nbytes
+repr(packed)
+"""
+    assert third_party_imports(statement.strip()).isdisjoint({"numba", "llvmlite"})
 
 
 def test_what_is_exported_is_imported_when_it_is_used() -> None:

@@ -37,9 +37,9 @@ from qlstm_core.export import export_c
 from qlstm_core.export.constants import literal
 from qlstm_core.packed.engine.program import Program as NetworkProgram
 from qlstm_core.packed.engine.program import build
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, quantize
+from qlstm_core.packed.kernels.activations import quantize
 from qlstm_core.packed.kernels.choose import choose
-from qlstm_core.packed.kernels.layout import aligned
+from qlstm_core.packed.kernels.layout import ENTRY_LIMIT, aligned
 from qlstm_core.packed.kernels.matmul import tables_shape
 
 SPAN = 4

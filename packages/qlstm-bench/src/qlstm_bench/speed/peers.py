@@ -36,10 +36,12 @@ class Peer:
         name: name in the table.
         forward: from input ``(steps, batch, input)`` and state, ``(1, batch, hidden)`` each, to output
             ``(steps, batch, hidden)`` and state.
+        nbytes: bytes of its file, where it is made from one.
     """
 
     name: str
     forward: Callable[[Array, State], tuple[Array, State]]
+    nbytes: int | None = None
 
 
 def torch_float32(lstm: nn.LSTM) -> Peer:
@@ -106,7 +108,8 @@ def onnx_runtime_int8(lstm: nn.LSTM) -> Peer:
             quantize_dynamic(source, target, weight_type=QuantType.QInt8, reduce_range=narrow)
         finally:
             logging.getLogger().setLevel(level)
-        return Peer("ONNX Runtime int8", _session_forward(target.read_bytes()))
+        model = target.read_bytes()
+        return Peer("ONNX Runtime int8", _session_forward(model), len(model))
 
 
 def _torch_forward(module: nn.Module) -> Callable[[Array, State], tuple[Array, State]]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from qlstm_core.packed import file_format
 from qlstm_core.packed.chain import Chain, EmbeddingStage, LinearStage, RecurrentStage
-from qlstm_core.packed.kernels.choose import choose
 from qlstm_core.packed.network import Bits, Config, Floats, Matrix, Network, PackedCell
 from qlstm_core.printable import printable
 
@@ -28,7 +27,7 @@ def summarize(content: file_format.Content, activation_bits: int) -> list[str]:
         rows += _network_rows(content, "")
         dense = sum(4 * math.prod(m.shape) for cell in content.cells for m in cell.matrices.values())
         what = "weights"
-    lines.append(f"runs with kernel {choose().name}, {activation_bits}-bit tables")
+    lines.append(f"runs with {activation_bits}-bit tables")
     size = file_format.nbytes(content)
     rows.append(("total", "", f"{what} as float32: {dense:,}", f"{size:,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,12 +17,14 @@ from qlstm_core.layers.checks import check_features, check_tokens
 from qlstm_core.layers.torch_call import SequenceCall, bare
 from qlstm_core.packed import file_format
 from qlstm_core.packed.arguments import as_rows, as_state, as_tensor, initial_state, state_parts
-from qlstm_core.packed.executor import Executor
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, outweighed
+from qlstm_core.packed.kernels.layout import ENTRY_LIMIT, check_activation_bits
 from qlstm_core.packed.module import PackedModule
 from qlstm_core.packed.network import Bits, Network
 from qlstm_core.packed.stream import Stream
 from qlstm_core.printable import printable
+
+if TYPE_CHECKING:
+    from qlstm_core.packed.executor import Executor
 
 Array = Tensor | NDArray[Any]
 
@@ -50,7 +53,6 @@ class PackedLayer(SequenceCall, PackedModule):
         network: the network.
         batch_first: whether a padded batch comes before its steps.
         activation_bits: bits of a table entry.
-        kernel: name of the kernel that runs, see :func:`qlstm_core.packed.kernels.choose.choose`.
     """
 
     cell: ClassVar[Cell]
@@ -60,12 +62,23 @@ class PackedLayer(SequenceCall, PackedModule):
         self.network = network
         self.batch_first = network.config.batch_first
         bits = default_activation_bits(network) if activation_bits is None else activation_bits
+        check_activation_bits(bits)
         self.activation_bits = bits
-        self._executor = Executor(network, bits)
-        self.kernel = self._executor.kernel
         self._looked = not any(
             isinstance(network.cells[0].matrices.get(key), Bits) for key in ("ih", "inner")
         )
+
+    @cached_property
+    def _executor(self) -> Executor:
+        # Made at the first call: who looks at a network, converts or copies it needs no compiler.
+        from qlstm_core.packed.executor import Executor
+
+        return Executor(self.network, self.activation_bits)
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel that runs, see :func:`qlstm_core.packed.kernels.choose.choose`."""
+        return self._executor.kernel
 
     def forward(self, x: Array | PackedSequence, state: Any = None) -> tuple[Any, Any]:
         """Run whole sequences; shapes, states and errors as of the layer that was packed.
@@ -266,6 +279,8 @@ class PackedLayer(SequenceCall, PackedModule):
 
     def _look(self, x: NDArray[np.float32], stacklevel: int) -> None:
         """Warn, at the first call with vectors only, where one feature leaves few bits for the others."""
+        from qlstm_core.packed.kernels.activations import outweighed
+
         self._looked = True
         hint = outweighed(x, ENTRY_LIMIT[self.activation_bits])
         if hint:

@@ -16,7 +16,7 @@ from torch import Tensor
 from qlstm_core.layers.checks import TOKEN_DTYPES
 from qlstm_core.packed.arguments import as_tensor
 from qlstm_core.packed.chain import EmbeddingStage, LinearStage
-from qlstm_core.packed.executor import Product, Rows
+from qlstm_core.packed.kernels.layout import check_activation_bits
 from qlstm_core.packed.module import PackedModule
 from qlstm_core.packed.network import Bits, Matrix
 from qlstm_core.printable import printable
@@ -51,6 +51,8 @@ class PackedEmbedding(PackedModule):
     def _rows(self) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
         matrix = self.stage.matrix
         if isinstance(matrix, Bits):
+            from qlstm_core.packed.executor import Rows
+
             return Rows(matrix)
         return lambda tokens: np.take(matrix[0], tokens, axis=0)
 
@@ -95,8 +97,8 @@ class PackedLinear(PackedModule):
     def __init__(self, stage: LinearStage, activation_bits: int) -> None:
         super().__init__()
         self.stage = stage
+        check_activation_bits(activation_bits)
         self.activation_bits = activation_bits
-        self._multiply = self._multiplied()
 
     @property
     def nbytes(self) -> int:
@@ -112,10 +114,13 @@ class PackedLinear(PackedModule):
     def _bias_nbytes(self) -> int:
         return 0 if self.stage.bias is None else self.stage.bias.nbytes
 
-    def _multiplied(self) -> Callable[[Tensor], Tensor]:
-        """Return ``x ↦ W x + b`` of ``(rows, inputs)``."""
+    @cached_property
+    def _multiply(self) -> Callable[[Tensor], Tensor]:
+        """``x ↦ W x + b`` of ``(rows, inputs)``."""
         matrix, bias = self.stage.matrix, self.stage.bias
         if isinstance(matrix, Bits):
+            from qlstm_core.packed.executor import Product
+
             product = Product(matrix, bias, self.activation_bits)
             return lambda x: torch.from_numpy(product(np.ascontiguousarray(x.numpy())))
         weight = torch.from_numpy(matrix[0])

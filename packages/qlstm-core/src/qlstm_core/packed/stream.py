@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from qlstm_core.packed.engine.operands import Inputs, Workspace
-from qlstm_core.packed.executor import Executor
 from qlstm_core.packed.kernels.layout import aligned
+
+if TYPE_CHECKING:
+    from qlstm_core.packed.executor import Executor
 
 _FLOAT32, _INT32, _INT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int64)
 

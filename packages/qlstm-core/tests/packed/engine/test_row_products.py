@@ -12,8 +12,8 @@ from packed_weights import FORMS, drawn_weight
 
 from qlstm_core.kernels.levels import find_levels
 from qlstm_core.packed.engine.row_products import in_bits, multiply_rows, multiply_shared
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT
 from qlstm_core.packed.kernels.choose import ENVIRONMENT, has_avx2, has_vbmi
+from qlstm_core.packed.kernels.layout import ENTRY_LIMIT
 
 KERNELS = [*(["avx512"] if has_vbmi() else []), *(["avx2"] if has_avx2() else []), "portable"]
 

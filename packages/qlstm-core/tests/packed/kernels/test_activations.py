@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, quantize
-from qlstm_core.packed.kernels.layout import SPANS
+from qlstm_core.packed.kernels.activations import quantize
+from qlstm_core.packed.kernels.layout import ENTRY_LIMIT, SPANS
 
 spans = st.sampled_from(SPANS)
 bits = st.sampled_from(sorted(ENTRY_LIMIT))

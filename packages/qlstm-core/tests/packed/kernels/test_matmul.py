@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 
 from qlstm_core import BitPlanes
 from qlstm_core.packed.kernels import layout as packed_format
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT
 from qlstm_core.packed.kernels.choose import Kernel, choose, has_avx2, has_vbmi
-from qlstm_core.packed.kernels.layout import MAX_COLUMNS, SPANS, PackedMatrix, aligned, groups_of, pack
+from qlstm_core.packed.kernels.layout import (
+    ENTRY_LIMIT,
+    MAX_COLUMNS,
+    SPANS,
+    PackedMatrix,
+    aligned,
+    groups_of,
+    pack,
+)
 from qlstm_core.packed.kernels.matmul import matmul, one_hot, tables_shape
 
 NAMES = [

@@ -17,8 +17,9 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from qlstm_core.kernels.packed_weight import address_of, call_at
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, quantize
+from qlstm_core.packed.kernels.activations import quantize
 from qlstm_core.packed.kernels.choose import Kernel
+from qlstm_core.packed.kernels.layout import ENTRY_LIMIT
 from qlstm_core.packed.kernels.matmul import one_hot, rescale
 
 KERNEL = np.dtype(

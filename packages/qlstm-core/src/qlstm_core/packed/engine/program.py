@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 from qlstm_core.bitplanes import BitPlanes
 from qlstm_core.kernels.feature_moments import LAYER, NO_NORM, RMS
 from qlstm_core.layers.cell import GRU_CELL
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT
-from qlstm_core.packed.kernels.layout import aligned, blocks_shape, pack_signs, pairing_of
+from qlstm_core.packed.kernels.layout import (
+    aligned,
+    blocks_shape,
+    check_activation_bits,
+    pack_signs,
+    pairing_of,
+)
 from qlstm_core.packed.network import Bits, Config, Floats, Network, PackedCell, PackedNorm
 
 LANES = 64
@@ -171,7 +176,7 @@ def build(network: Network, activation_bits: int, span: int) -> Program:
     Raises:
         ValueError: another ``activation_bits`` than 8, 12 and 16.
     """
-    _check_bits(activation_bits)
+    check_activation_bits(activation_bits)
     builder = _Builder(span)
     config = network.config
     cells = np.zeros(len(network.cells), CELL)
@@ -191,15 +196,10 @@ def build_matrix(matrix: Bits, activation_bits: int, span: int) -> MatrixProgram
     Raises:
         ValueError: another ``activation_bits`` than 8, 12 and 16.
     """
-    _check_bits(activation_bits)
+    check_activation_bits(activation_bits)
     builder = _Builder(span)
     builder.place(matrix.unpack(), None)
     return MatrixProgram(activation_bits, span, *builder.arrays())
-
-
-def _check_bits(activation_bits: int) -> None:
-    if activation_bits not in ENTRY_LIMIT:
-        raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits!r}")
 
 
 class _Builder:

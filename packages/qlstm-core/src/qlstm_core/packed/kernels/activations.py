@@ -18,10 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlstm_core.kernels.compile import compiled
-from qlstm_core.packed.kernels.layout import LARGEST_ENTRY
-
-ENTRY_LIMIT = {8: 255, 12: 4095, 16: LARGEST_ENTRY}
-"""The largest table entry by ``activation_bits``."""
 
 # Adding 1.5 · 2^23 rounds a float32 of magnitude below 2^22 to the nearest integer (ties to even), which then
 # stands in its low bits: unlike a call of rint, this becomes vector code on every CPU.

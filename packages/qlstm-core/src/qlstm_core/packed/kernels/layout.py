@@ -36,6 +36,8 @@ RUN = 16
 """Neighbouring rows of one plane."""
 LARGEST_ENTRY = 2**16 - 1
 """The largest entry of the finest tables."""
+ENTRY_LIMIT = {8: 255, 12: 4095, 16: LARGEST_ENTRY}
+"""The largest table entry by ``activation_bits``."""
 LARGEST_SUM = 2**31 - 1
 """The largest sum that a kernel can return; inside it sums modulo 2^32."""
 MAX_COLUMNS = 2**17
@@ -273,3 +275,9 @@ def _part_sixes(blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     last = (threes >> 6) << np.array([[0], [2], [4]], np.uint8)
     indexes = np.concatenate([threes & 63, last.sum(2, keepdims=True, dtype=np.uint8)], axis=2)
     return indexes.reshape(tiles, groups, 2, RUN, 2)
+
+
+def check_activation_bits(bits: Any) -> None:
+    """Raise a ``ValueError`` for tables whose entries would have another number of bits than 8, 12 or 16."""
+    if bits not in ENTRY_LIMIT:
+        raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {bits!r}")

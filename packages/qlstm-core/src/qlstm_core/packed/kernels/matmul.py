@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlstm_core.kernels.compile import compiled
-from qlstm_core.packed.kernels.activations import ENTRY_LIMIT, quantize
+from qlstm_core.packed.kernels.activations import quantize
 from qlstm_core.packed.kernels.choose import Kernel, choose
-from qlstm_core.packed.kernels.layout import RUN, PackedMatrix, aligned
+from qlstm_core.packed.kernels.layout import ENTRY_LIMIT, RUN, PackedMatrix, aligned, check_activation_bits
 
 
 @compiled()
@@ -129,8 +129,7 @@ def matmul(
     gates, rows, cols = matrix.shape
     if vectors.ndim != 2 or vectors.shape[1] != cols:
         raise ValueError(f"vectors must have shape (count, {cols}), got {vectors.shape}")
-    if activation_bits not in ENTRY_LIMIT:
-        raise ValueError(f"activation_bits must be one of {sorted(ENTRY_LIMIT)}, got {activation_bits}")
+    check_activation_bits(activation_bits)
     chosen = kernel or choose()
     if chosen.span != matrix.span:
         raise ValueError(
