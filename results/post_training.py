@@ -1,6 +1,6 @@
 """What it costs to quantize a trained character model after training: bits per character, error and bytes.
 
-    qlstm-bench run char-lm --data ptb-char --hidden 256 --steps 2400 --out runs
+    qlstm-bench run char-lm --data ptb-char --hidden 256 --lr 0.004 --steps 1600 --eval-symbols 64000
     python results/post_training.py runs/char-lm-none-none-… post-training.csv
 
 Beside ours, dynamic quantization to 8 bits by torch and by ONNX Runtime, of the same float model. A
@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from qlstm_bench import load_model
-from qlstm_bench.speed import peers
+from qlstm_bench import Peer, load_model, onnx_runtime_int8, onnx_runtime_missing
 from qlstm_core import PackedModel, RecurrentLayer, convert, model_bytes, pack
 
 BATCHES = 16
@@ -52,7 +51,7 @@ class Characters(nn.Module):
 class OfPeer(nn.Module):
     """A peer's LSTM, called as torch's is."""
 
-    def __init__(self, peer: peers.Peer, hidden: int) -> None:
+    def __init__(self, peer: Peer, hidden: int) -> None:
         super().__init__()
         self.forward_of, self.hidden = peer.forward, hidden
 
@@ -102,8 +101,8 @@ def _peers(model: Characters, row: Any) -> list[dict[str, Any]]:
     file = io.BytesIO()
     torch.save(quantized.state_dict(), file)
     rows = [row("torch int8", quantized, file.tell(), 8)]
-    if (missing := peers.onnx_runtime_missing()) is None:
-        own = peers.onnx_runtime_int8(model.recurrent)
+    if (missing := onnx_runtime_missing()) is None:
+        own = onnx_runtime_int8(model.recurrent)
         head = io.BytesIO()
         torch.save(quantized.output.state_dict(), head)
         form = Characters(model.recurrent, model.output)

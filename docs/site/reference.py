@@ -12,7 +12,7 @@ from typing import Any
 
 MODULES = (
     "qlstm_core", "qlstm_core.export", "qlstm_core.packed", "qlstm_core.plugins", "qlstm_core.testing",
-    "qlstm_quant", "qlstm_norm", "qlstm_bench", "qlstm_bench.benchmarks",
+    "qlstm_quant", "qlstm_norm", "qlstm_bench",
 )  # fmt: skip
 """The public modules; a name that two of them export is described with the first."""
 

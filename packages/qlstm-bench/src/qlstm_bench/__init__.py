@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         to_markdown,
         write_html,
     )
+    from qlstm_bench.speed.peers import Peer, onnx_runtime_int8, onnx_runtime_missing
     from qlstm_bench.sweep.plan import read_plan
     from qlstm_bench.sweep.yaml_lines import Document
     from qlstm_bench.tasks.char_lm import CharLM
@@ -57,12 +58,13 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchError", "CharLM", "Claim", "Classification", "Comparison", "ConfigError", "DataError", "Document",
     "Experiment", "ExperimentSpec", "Findings", "GradientAnalysisError", "GradientNorm",
-    "LargeVocabularyLM", "Logger", "LoggerSpec", "OptimizerSpec", "Outcome", "PublishedFigure", "Record",
-    "Result", "Run", "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST", "StateGradientNorms",
-    "Task", "TaskSpec", "Verdict", "WordLM", "analyze", "analyze_task", "claims_frame", "clip_gradients_",
-    "collect", "decide_claims", "load_model", "loggers_of", "make_experiment", "make_initial_state",
-    "make_layer", "make_optimizer", "optimizers_of", "print_claims", "print_table", "published_frame",
-    "read_plan", "resolve", "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame",
+    "LargeVocabularyLM", "Logger", "LoggerSpec", "OptimizerSpec", "Outcome", "Peer", "PublishedFigure",
+    "Record", "Result", "Run", "RunConfig", "RunError", "SequentialDigits", "SequentialMNIST",
+    "StateGradientNorms", "Task", "TaskSpec", "Verdict", "WordLM", "analyze", "analyze_task",
+    "claims_frame", "clip_gradients_", "collect", "decide_claims", "load_model", "loggers_of",
+    "make_experiment", "make_initial_state", "make_layer", "make_optimizer", "onnx_runtime_int8",
+    "onnx_runtime_missing", "optimizers_of", "print_claims", "print_table", "published_frame", "read_plan",
+    "resolve", "results_frame", "spectral_norms", "state_gradient_norms", "summary_frame",
     "task_gradient_norms", "tasks_of", "to_csv", "to_latex", "to_markdown", "train", "write_html",
 ]  # fmt: skip
 
@@ -80,6 +82,7 @@ _ORIGINS = {
         "published_frame", "results_frame", "summary_frame", "to_csv", "to_latex", "to_markdown",
         "write_html",
     ),
+    "qlstm_bench.speed.peers": ("Peer", "onnx_runtime_int8", "onnx_runtime_missing"),
     "qlstm_bench.sweep.plan": ("read_plan",),
     "qlstm_bench.sweep.yaml_lines": ("Document",),
     "qlstm_bench.tasks.char_lm": ("CharLM",),

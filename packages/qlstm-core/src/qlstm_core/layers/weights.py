@@ -258,7 +258,7 @@ class WeightedLayer(QuantizedLayer):
 
         ``"exact"``, the default: in the layer's dtype. ``"packed16"`` or ``"packed12"``: as packed bits, with
         activations and gradients rounded so that sums of six (or four) have as many bits; float32 on a CPU.
-        :meth:`routes` tells where it is exact all the same.
+        :meth:`qlstm_core.RecurrentLayer.routes` tells where it is exact all the same.
 
         Raises:
             ValueError: set to another name.
