@@ -168,17 +168,17 @@ class RunConfig(BaseModel):
         "adam",
         json_schema_extra={"metavar": "NAME"},
     )
-    lr: float = Field(gt=0, le=1e6, description="learning rate; default: the task's")
+    lr: float = Field(gt=0, allow_inf_nan=False, description="learning rate; default: the task's")
     quantized_lr: float | None = Field(
         default=None,
         gt=0,
-        le=1e6,
+        allow_inf_nan=False,
         description="learning rate of quantized weights as a multiple of the others'; default: the task's",
     )
     gain_lr: float = Field(
         default=1.0,
         gt=0,
-        le=1e6,
+        allow_inf_nan=False,
         description="learning rate of the normalisers' gains as a multiple of the others'",
     )
     stall_divisor: float = Field(
@@ -297,6 +297,13 @@ class RunConfig(BaseModel):
                 f"tested={self.tested}, and patience={self.patience} goes back to the best weights: "
                 "expected tested=best, or no patience"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rates_within_float32(self) -> RunConfig:
+        largest = self.lr * max(1.0, self.gain_lr, self.quantized_lr or 1.0)
+        if largest > 1e38:
+            raise ValueError(f"a learning rate of {largest:g} is beyond float32: expected at most 1e38")
         return self
 
     @model_validator(mode="after")
