@@ -240,7 +240,7 @@ def forwarding(header):
         (lambda h, t: h["stages"][0].update(size=[-6, 5]), "size .* two positive integers"),
         (lambda h, t: h["stages"][0].update(label=None), "stage 0 has the label None"),
         (lambda h, t: h["stages"][0].pop("name"), "stage 0 must have the entries"),
-        (lambda h, t: h["stages"][1].update(start=False), "'1.start.h' does not belong"),
+        (lambda h, t: h["stages"][1].update(start=False), "'1.start.c' does not belong"),
         (lambda h, t: h["stages"][1].update(start=1), "start of stage 1 must be true or false"),
         (lambda h, t: t["1.start.c"].fill(np.inf), "not finite"),
         (lambda h, t: h["stages"][3].update(shares=1), "shares the matrix of 1"),
@@ -346,6 +346,7 @@ def test_many_groups_are_placed_together():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "pack_signs", counted)
         packed = PackedLSTM(*read(buffer.getvalue()))
+        assert packed.kernel, "what runs it is made when it is first asked for"
     assert calls == [(1, groups, 4, 1)] * 2, "a path's matrices at once, however many"
     x = np.linspace(-2, 2, groups, dtype=np.float32)
     y, (_, c) = packed(x[None])

@@ -302,7 +302,7 @@ def _content(header: dict[str, Any], tensors: Tensors) -> tuple[Content, int]:
     reader = _Reader(tensors)
     content: Content = _chain(reader, header) if "stages" in header else _network(reader, "", header)
     if reader.left:
-        _fail(f"tensor {next(iter(reader.left))!r} does not belong to the network")
+        _fail(f"tensor {min(reader.left)!r} does not belong to the network")
     return content, bits
 
 
