@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qlstm_core import GRU, LSTM, Normalizer, Quantizer, readable_loop, straight_through
-from qlstm_core.packed.layer import pack
+from qlstm_core.packed import pack
 from qlstm_norm import BatchSeparate, BatchShared, LayerNorm, RMSNorm, WeightNorm
 
 shapes = st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(2, 7))

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,7 @@ def test_without_numba_torch_runs_the_steps(
         return taken[-1]
 
     monkeypatch.setattr("qlstm_core.layers.fused.function.choose_steps", choose_steps)
+    import_module("qlstm_core.packed.executor")  # compiled here for all tests, before Numba is told not to
     compiles.cache_clear()
     monkeypatch.setattr(numba.config, "DISABLE_JIT", why == "disabled")
     if why == "absent":
@@ -351,7 +353,7 @@ def test_without_numba_torch_runs_the_steps(
         torch.testing.assert_close(layer(X)[0], loop(layer, X))
         if why == "disabled":
             with pytest.raises(PluginError, match="NUMBA_DISABLE_JIT is set: unset it"):
-                pack(layer)
+                pack(layer)(X)
     finally:
         compiles.cache_clear()
     assert [type(one).__name__ for one in taken] == ["LSTMSteps"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from qlstm_core import LSTM, track_curvature
-from qlstm_core.packed.layer import pack
+from qlstm_core.packed import pack
 
 WAYS: dict[str, Callable[[LSTM, str], object]] = {
     "weight_norm": parametrizations.weight_norm,
